@@ -1,0 +1,1 @@
+"""Notebook execution with papermill, planning and the cluster workflow."""

@@ -1,0 +1,1 @@
+"""Published numbers, claims, readings, records, statistics and verdicts."""

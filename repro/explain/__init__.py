@@ -1,0 +1,1 @@
+"""Class activation maps in Captum's LayerAttribution convention."""

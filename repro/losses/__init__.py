@@ -1,0 +1,1 @@
+"""CAM entropy, PGD, WGAN-GP, DELTA and the DFG objectives."""

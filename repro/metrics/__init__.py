@@ -1,0 +1,1 @@
+"""Faithfulness, localisation and classification metrics (torchmetrics)."""

@@ -1,0 +1,1 @@
+"""CAM classifiers, dual batch norm, extractor/classifier splits, feature GAN."""

@@ -1,0 +1,1 @@
+"""Figures, notebook helpers, offline HTML and the dashboard."""
