@@ -1,0 +1,31 @@
+"""Where things live: the project root and the folders that may be moved by environment variables."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def project_root() -> Path:
+    """The checkout this package was imported from (the parent of `repro/`)."""
+    return Path(__file__).resolve().parents[1]
+
+
+def _folder(variable: str, default: str) -> Path:
+    value = os.environ.get(variable)
+    return Path(value).expanduser().resolve() if value else project_root() / default
+
+
+def data_root() -> Path:
+    """Root of the data sets: `REPRO_DATA`, by default `<project>/data`."""
+    return _folder("REPRO_DATA", "data")
+
+
+def reports_root() -> Path:
+    """Root of executed notebooks, HTML and records: `REPRO_REPORTS`, by default `<project>/reports`."""
+    return _folder("REPRO_REPORTS", "reports")
+
+
+def runs_root() -> Path:
+    """Root of the run store: `REPRO_RUNS`, by default `<project>/runs`."""
+    return _folder("REPRO_RUNS", "runs")

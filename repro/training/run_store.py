@@ -1,0 +1,123 @@
+"""Content-addressed store of trainings: finished runs are loaded, interrupted ones continue, no run is done twice.
+
+A run is keyed by the hash of its whole configuration. Code is deliberately *not* part of the key, since otherwise
+every edit would throw away days of training: whoever changes what a training computes raises the `version` of its
+configuration instead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from repro.files import atomic_path, content_hash, write_json
+from repro.project import runs_root
+from repro.training.run import Run, read_json
+
+
+class RunConfig(BaseModel):
+    """Base of every training's full configuration; subclasses set `kind` and add typed fields.
+
+    Everything that changes the result belongs here: settings, seed, and the `manifest` of the data.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: ClassVar[str] = "run"
+    version: int = 1
+    """Raised by hand whenever the code computes something else from the same configuration."""
+
+    @property
+    def key(self) -> str:
+        """Folder of the run below the store's root: `<kind>/<first 16 digits of the hash>`."""
+        return f"{self.kind}/{content_hash({'kind': self.kind, **self.model_dump(mode='json')})[:16]}"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished training leaves behind."""
+
+    key: str
+    tensors: dict[str, Tensor]
+    """Named arrays, usually a network's state dict; on the CPU."""
+    metrics: dict[str, Any]
+    """JSON values the training reported through `Run.report`."""
+    history: list[dict[str, float]] = field(repr=False)
+    """What `Run.log` collected, one entry a call, with its `step`."""
+    wall_seconds: float
+    """Training time summed over all interruptions."""
+    reused: bool
+    """True when nothing was trained by this call."""
+
+
+@dataclass(frozen=True)
+class RunStore:
+    """The folder of runs; safe for several processes: one trains, the others wait and load."""
+
+    root: Path = field(default_factory=runs_root)
+    checkpoint_seconds: float = 120.0
+
+    def run(self, config: RunConfig, train: Callable[[Run], dict[str, Tensor]]) -> RunResult:
+        """Return the result of `config`, training it with `train` only if no finished run exists.
+
+        Raises:
+            Whatever `train` raises; its checkpoints stay, so that the next call continues from them.
+        """
+        folder = self.root / config.key
+        if (done := self._load(folder, config.key)) is not None:
+            return done
+        folder.mkdir(parents=True, exist_ok=True)
+        with self._locked(folder, config.key):
+            if (done := self._load(folder, config.key)) is not None:
+                return done
+            return self._train(folder, config, train)
+
+    def _locked(self, folder: Path, key: str) -> FileLock:
+        # An operating-system lock: it vanishes with its process, so a killed trainer never leaves a stale one.
+        lock = FileLock(folder / "lock")
+        try:
+            lock.acquire(timeout=0)
+            lock.release()
+        except Timeout:
+            print(f"run {key} is being trained by another process; waiting for it")
+        return lock
+
+    def _train(self, folder: Path, config: RunConfig, train: Callable[[Run], dict[str, Tensor]]) -> RunResult:
+        write_json(folder / "config.json", {"kind": config.kind, **config.model_dump(mode="json")})
+        run = Run(folder, self.checkpoint_seconds)
+        run.set_state("running")
+        try:
+            tensors = train(run)
+        except BaseException as error:
+            stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+            run.set_state("interrupted" if stopped else "failed", error=f"{type(error).__name__}: {error}")
+            raise
+        with atomic_path(folder / "result.safetensors") as temporary:
+            save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
+        # result.json comes last: its presence is what makes a run finished.
+        summary = {"metrics": run.metrics, "history": run.history, "wall_seconds": run.wall_seconds}
+        write_json(folder / "result.json", summary | {"finished": time.time()})
+        run.set_state("done")
+        run.remove_checkpoints()
+        return RunResult(
+            config.key,
+            load_file(folder / "result.safetensors"),
+            run.metrics,
+            run.history,
+            run.wall_seconds,
+            reused=False,
+        )
+
+    def _load(self, folder: Path, key: str) -> RunResult | None:
+        summary = read_json(folder / "result.json")
+        if summary is None or not (folder / "result.safetensors").exists():
+            return None
+        tensors = load_file(folder / "result.safetensors")
+        return RunResult(key, tensors, summary["metrics"], summary["history"], summary["wall_seconds"], reused=True)
