@@ -1,0 +1,104 @@
+"""The tables and figures of the project: one notebook each, one id everywhere."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import nbformat
+
+from repro.project import project_root, reports_root
+
+Preset = Literal["smoke", "quick", "paper"]
+PRESETS: tuple[Preset, ...] = get_args(Preset)
+PAPERS = ("scorecampp", "ega", "dfg")
+
+
+class UserError(ValueError):
+    """Something the user gave cannot be used; the message says what was expected. Shown without a traceback."""
+
+
+def nearest(given: str, allowed: Sequence[str]) -> str:
+    """A hint naming the closest allowed value, or all of them where none is close."""
+    close = difflib.get_close_matches(given, allowed, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else f"allowed: {', '.join(allowed) or 'nothing'}"
+
+
+@dataclass(frozen=True, order=True)
+class Table:
+    """One table or figure of a paper, e.g. id `ega/table1_cub`."""
+
+    id: str
+
+    @property
+    def paper(self) -> str:
+        """`ega`, `dfg` or `scorecampp`."""
+        return self.id.split("/")[0]
+
+    @property
+    def notebook(self) -> Path:
+        """The committed, stripped notebook."""
+        return project_root() / "notebooks" / f"{self.id}.ipynb"
+
+    def parameter_file(self, preset: Preset) -> Path | None:
+        """The YAML file of a preset; None for smoke, whose values are the notebook's own defaults."""
+        return None if preset == "smoke" else project_root() / "params" / preset / f"{self.id}.yaml"
+
+    def report(self, preset: Preset) -> Path:
+        """Folder of the executed notebook, HTML, figures and record."""
+        return reports_root() / preset / self.id
+
+    def read(self) -> Any:
+        """The notebook as an nbformat node.
+
+        Raises:
+            UserError: there is no such notebook, or it is not valid.
+        """
+        try:
+            return nbformat.read(self.notebook, as_version=4)
+        except FileNotFoundError:
+            ids = [table.id for table in all_tables()]
+            raise UserError(f"no table '{self.id}': {nearest(self.id, ids)}") from None
+        except (nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
+            raise UserError(f"notebook {self.notebook.name} cannot be read: {error}") from None
+
+    @property
+    def title(self) -> str:
+        """Title from the notebook's metadata."""
+        return str(self.read().metadata.get("title", self.id))
+
+
+def _order(table: Table) -> tuple[int, list[tuple[int, str]]]:
+    digits_first = [
+        (int(part), "") if part.isdigit() else (-1, part)
+        for part in "".join(c if c.isdigit() else f"|{c}|" for c in table.id).split("|")
+        if part
+    ]
+    return PAPERS.index(table.paper), digits_first
+
+
+def all_tables() -> list[Table]:
+    """Every notebook of the project, paper by paper, tables and figures in natural order."""
+    folder = project_root() / "notebooks"
+    found = [Table(path.relative_to(folder).with_suffix("").as_posix()) for path in folder.glob("*/*.ipynb")]
+    return sorted((table for table in found if table.paper in PAPERS), key=_order)
+
+
+def select(names: Sequence[str]) -> list[Table]:
+    """Tables named by id (`ega/table1_cub`) or by paper (`ega`); no name means all.
+
+    Raises:
+        UserError: a name is neither; the message gives the nearest one.
+    """
+    tables = all_tables()
+    chosen: list[Table] = []
+    for name in names:
+        matching = [table for table in tables if name in (table.id, table.paper)]
+        if not matching:
+            known = [*PAPERS, *(table.id for table in tables)]
+            raise UserError(f"no table or paper '{name}': {nearest(name, known)}")
+        chosen += [table for table in matching if table not in chosen]
+    return chosen if names else tables

@@ -1,0 +1,183 @@
+"""What a notebook talks to: it collects rows and figures of one table and saves them as a record."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+from IPython.display import HTML, Image, display
+from matplotlib.figure import Figure as MatplotlibFigure
+
+from repro.catalogue import Preset, Table, UserError
+from repro.evidence.provenance import (
+    Provenance,
+    device_name,
+    git_state,
+    inputs_hash,
+    library_versions,
+    peak_memory,
+)
+from repro.evidence.record import Figure, Record, Row
+from repro.parameters import check_values, parameters_hash, read_parameters
+from repro.report.figures import use_house_style
+from repro.report.tables import key_value_table
+
+
+class Experiment:
+    """One execution of one notebook.
+
+    Attributes:
+        table: the table or figure being reproduced.
+        preset: `smoke`, `quick` or `paper`.
+        parameters: the checked values of the parameters cell.
+        rows: the measured numbers so far.
+    """
+
+    def __init__(self, table: Table, parameters: dict[str, Any]) -> None:
+        self.table = table
+        self.parameters = parameters
+        self.preset: Preset = parameters["preset"]
+        self.rows: list[Row] = []
+        self._samples: dict[str, list[float]] = {}
+        self._figures: list[Figure] = []
+        self._readings: dict[str, str] = {}
+        self._deviations: list[str] = []
+        self._data: dict[str, str] = {}
+        self._runs: list[str] = []
+        self._skipped = 0
+        self._started = datetime.now(UTC)
+        self._clock = time.monotonic()
+
+    @classmethod
+    def open(cls, id: str, namespace: Mapping[str, Any]) -> Experiment:
+        """Start the experiment of notebook `id`; `namespace` is the notebook's `globals()`.
+
+        The values of the parameters cell are checked once more, so that a value changed in JupyterLab gets the same
+        clear message as one given to `repro run`. Shows where the code stands and on what it runs.
+
+        Raises:
+            UserError: unknown id, or a parameter of the wrong type.
+        """
+        table = Table(id)
+        declared = read_parameters(table)
+        values = {parameter.name: namespace[parameter.name] for parameter in declared if parameter.name in namespace}
+        parameters = check_values(declared, values, id)
+        if "preset" not in parameters:
+            raise UserError(f"{id}: the parameters cell must name its preset")
+        use_house_style()
+        experiment = cls(table, parameters)
+        experiment.folder.mkdir(parents=True, exist_ok=True)
+        experiment._show_setup()
+        return experiment
+
+    @property
+    def folder(self) -> Path:
+        """Where figures and the record go."""
+        return self.table.report(self.preset)
+
+    def uses_data(self, name: str, manifest: str, skipped: int = 0) -> None:
+        """Note a data set by its manifest hash, and how many damaged images were left out of it."""
+        self._data[name] = manifest
+        self._skipped += skipped
+
+    def uses_run(self, key: str) -> None:
+        """Note a training of the run store that the numbers rest on."""
+        if key not in self._runs:
+            self._runs.append(key)
+
+    def reads(self, **readings: str) -> None:
+        """Note readings in force; dots of the id are written as double underscores."""
+        self._readings.update({name.replace("__", "."): value for name, value in readings.items()})
+
+    def deviates(self, sentence: str) -> None:
+        """Note one difference from the paper, with its reason."""
+        self._deviations.append(sentence)
+
+    def add(self, rows: Iterable[Row], samples: Mapping[str, Iterable[float]] | None = None) -> None:
+        """Add measured rows, and the values per image behind them (keys `method|metric|seed`)."""
+        self.rows += list(rows)
+        self._samples.update({key: [float(value) for value in values] for key, values in (samples or {}).items()})
+
+    def figure(self, figure: MatplotlibFigure, name: str, title: str, alt: str) -> None:
+        """Save a figure as `<name>.png`, show it with its alternative text, and close it.
+
+        Raises:
+            ValueError: the alternative text or the title is empty.
+        """
+        if not alt.strip() or not title.strip():
+            raise ValueError(f"figure '{name}' needs a title and an alternative text that says what one sees")
+        path = self.folder / f"{name}.png"
+        figure.savefig(path, dpi=110, bbox_inches="tight", facecolor="white")
+        plt.close(figure)
+        self._figures.append(Figure(file=path.name, title=title, alt=alt))
+        display(Image(filename=str(path), alt=alt), metadata={"image/png": {"alt": alt}})
+
+    def record(self) -> Record:
+        """The record as it stands."""
+        commit, dirty = git_state()
+        digest = parameters_hash(self.parameters)
+        device_memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+        provenance = Provenance(
+            commit=commit,
+            dirty=dirty,
+            inputs_hash=inputs_hash(self.table, digest),
+            data=self._data,
+            runs=self._runs,
+            libraries=library_versions(),
+            python=platform.python_version(),
+            device=device_name(),
+            threads=torch.get_num_threads(),
+            started=self._started.isoformat(timespec="seconds"),
+            wall_seconds=time.monotonic() - self._clock,
+            peak_memory_bytes=peak_memory(),
+            peak_device_memory_bytes=device_memory,
+        )
+        return Record(
+            id=self.table.id,
+            title=self.table.title,
+            preset=self.preset,
+            run_id=os.environ.get("REPRO_RUN_ID", "interactive"),
+            parameters=self.parameters,
+            parameters_hash=digest,
+            readings=self._readings,
+            rows=self.rows,
+            samples=self._samples,
+            figures=self._figures,
+            deviations=self._deviations,
+            skipped_images=self._skipped,
+            provenance=provenance,
+        )
+
+    def save(self) -> None:
+        """Write `result.json`; the last cell of every notebook.
+
+        Raises:
+            ValueError: nothing was measured and nothing was drawn.
+        """
+        if not self.rows and not self._figures:
+            raise ValueError(f"{self.table.id}: nothing was measured, so there is no record to save")
+        record = self.record()
+        record.save(self.folder)
+        print(
+            f"record saved: {len(record.rows)} rows, {len(record.figures)} figures, "
+            f"{record.provenance.wall_seconds:.1f} s"
+        )
+
+    def _show_setup(self) -> None:
+        commit, dirty = git_state()
+        facts = {
+            "preset": self.preset,
+            "commit": "outside a checkout" if commit is None else commit[:10] + (" with changes" if dirty else ""),
+            "device": device_name(),
+            "threads": torch.get_num_threads(),
+            "libraries": ", ".join(f"{name} {version}" for name, version in library_versions().items()),
+            "parameters": ", ".join(f"{name} = {value!r}" for name, value in self.parameters.items()),
+        }
+        display(HTML(key_value_table("Set-up of this run", facts)))
