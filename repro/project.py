@@ -6,9 +6,15 @@ import os
 from pathlib import Path
 
 
-def project_root() -> Path:
-    """The checkout this package was imported from (the parent of `repro/`)."""
+def code_root() -> Path:
+    """The folder this package is imported from (the parent of `repro/`)."""
     return Path(__file__).resolve().parents[1]
+
+
+def project_root() -> Path:
+    """The folder of `notebooks/` and `params/`: `REPRO_PROJECT`, by default the checkout the package lies in."""
+    value = os.environ.get("REPRO_PROJECT")
+    return Path(value).expanduser().resolve() if value else code_root()
 
 
 def _folder(variable: str, default: str) -> Path:

@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from repro.catalogue import Table
-from repro.project import project_root
+from repro.project import code_root
 
 _LIBRARIES = ("torch", "torchvision", "captum", "torchmetrics", "numpy", "scikit-learn", "papermill", "nbval")
 
@@ -52,7 +52,7 @@ def git_state() -> tuple[str | None, bool | None]:
     """Commit and dirty flag of the project, (None, None) outside a checkout."""
 
     def git(*arguments: str) -> str | None:
-        command = ["git", "-C", str(project_root()), *arguments]
+        command = ["git", "-C", str(code_root()), *arguments]
         try:
             return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
         except (OSError, subprocess.SubprocessError):
@@ -116,7 +116,7 @@ def _closure(modules: Iterable[str]) -> set[Path]:
 
 
 def _module_file(module: str) -> Path | None:
-    base = project_root() / Path(*module.split("."))
+    base = code_root() / Path(*module.split("."))
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.exists()), None)
 
 

@@ -1,6 +1,5 @@
-"""Figures, notebook helpers, offline HTML and the dashboard."""
+"""Figures, notebook helpers, offline HTML and the dashboard.
 
-from repro.report.experiment import Experiment
-from repro.report.figures import HEATMAP, MARKERS, PALETTE
-
-__all__ = ["HEATMAP", "MARKERS", "PALETTE", "Experiment"]
+Import from the modules: `repro.report.experiment` (notebooks; needs torch), `repro.report.html` and
+`repro.report.dashboard` (batch; do not).
+"""

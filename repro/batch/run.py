@@ -1,0 +1,60 @@
+"""What `repro run` does around the runner: progress for people, the dashboard, and the exit status."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from repro.batch.attempt import load_attempt
+from repro.batch.job import Job
+from repro.batch.runner import Outcome, Runner
+from repro.catalogue import Preset, all_tables
+from repro.report.dashboard import write_dashboard
+from repro.report.html import export_notebook
+
+INTERRUPTED = 130
+
+
+def run_and_report(jobs: Sequence[Job], preset: Preset, jobs_at_once: int, console: Console) -> int:
+    """Run `jobs`, rebuild the dashboard, and return the exit status: 0 all good, 1 failures, 130 interrupted."""
+    total, counter = len(jobs), 0
+
+    def started(job: Job) -> None:
+        console.print(f"        {job.table.id} …", markup=False)
+
+    def finished(outcome: Outcome) -> None:
+        nonlocal counter
+        counter += 1
+        line = f"[{counter:2}/{total}] {outcome.job.table.id}: {outcome.state}"
+        line += "" if outcome.state in ("unchanged", "interrupted") else f" in {outcome.seconds:.1f} s"
+        console.print(line + (f"\n        {outcome.error}" if outcome.error else ""), markup=False)
+
+    outcomes = Runner(jobs_at_once, started, finished).run(jobs)
+    dashboard = write_dashboard(preset)
+    return _summarise(outcomes, dashboard, console)
+
+
+def _summarise(outcomes: Sequence[Outcome], dashboard: Path, console: Console) -> int:
+    bad = [outcome for outcome in outcomes if not outcome.good]
+    if outcomes and all(outcome.state == "unchanged" for outcome in outcomes):
+        console.print(f"nothing to do: all {len(outcomes)} records are current (use --force to run again)")
+    for outcome in bad:
+        folder = outcome.job.table.report(outcome.job.preset)
+        console.print(f"{outcome.state}: {outcome.job.table.id}: see {folder / 'index.html'}", markup=False)
+    console.print(f"{len(outcomes) - len(bad)} of {len(outcomes)} records valid; dashboard: {dashboard}", markup=False)
+    if any(outcome.state == "interrupted" for outcome in bad):
+        return INTERRUPTED
+    return 1 if bad else 0
+
+
+def rebuild_report(preset: Preset) -> Path:
+    """Export every executed notebook again and rebuild the dashboard; returns the dashboard's path."""
+    for table in all_tables():
+        folder = table.report(preset)
+        if (folder / "notebook.ipynb").exists():
+            attempt = load_attempt(folder)
+            error = attempt.error if attempt and attempt.state != "done" else ""
+            export_notebook(folder / "notebook.ipynb", folder / "index.html", table.title, error)
+    return write_dashboard(preset)

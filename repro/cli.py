@@ -1,0 +1,83 @@
+"""The `repro` command."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from repro.catalogue import PRESETS, Preset, UserError, all_tables, nearest, select
+
+app = typer.Typer(
+    help="Reproduction of EGA, DFG and ScoreCAM++: one notebook per table or figure.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+console = Console(highlight=False, soft_wrap=True)
+
+Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="tables (ega/table1_cub) or papers (ega)")]
+PresetOption = Annotated[str, typer.Option("--preset", "-p", help="smoke, quick or paper")]
+
+
+def _preset(given: str) -> Preset:
+    for preset in PRESETS:
+        if preset == given:
+            return preset
+    raise UserError(f"--preset {given}: {nearest(given, PRESETS)} (allowed: {', '.join(PRESETS)})")
+
+
+@app.command("list")
+def list_tables() -> None:
+    """List every table and figure with its presets and the state of its record."""
+    from repro.evidence.record import record_of
+
+    for table in all_tables():
+        found = [preset for preset in PRESETS if record_of(table, preset)]
+        state = "record: " + ", ".join(found) if found else "no record yet"
+        console.print(f"{table.id:40} {table.title}  [dim]({state})[/dim]", markup=True)
+
+
+@app.command()
+def run(
+    ids: Ids = None,
+    preset: PresetOption = "smoke",
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="replace one parameter")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="notebooks at a time")] = 1,
+    force: Annotated[bool, typer.Option("--force", help="run again even where a current record exists")] = False,
+) -> None:
+    """Run notebooks and write records, HTML and the dashboard. No ID means all of them.
+
+    Notebooks whose record is current (same notebook, parameters and code) are not run again. The exit status is 0
+    only if every requested notebook has a valid record.
+    """
+    from repro.batch.job import make_jobs
+    from repro.batch.run import run_and_report
+    from repro.parameters import parse_assignment
+
+    overrides: dict[str, Any] = dict(parse_assignment(text) for text in set_ or [])
+    chosen = _preset(preset)
+    raise typer.Exit(run_and_report(make_jobs(select(ids or []), chosen, overrides, force), chosen, jobs, console))
+
+
+@app.command()
+def report(preset: PresetOption = "smoke") -> None:
+    """Rebuild HTML and dashboard from the executed notebooks and records; nothing is run."""
+    from repro.batch.run import rebuild_report
+
+    console.print(f"dashboard: {rebuild_report(_preset(preset))}")
+
+
+def main() -> None:
+    """Run the command; mistakes of the user become one message and status 2, never a traceback."""
+    try:
+        app()
+    except UserError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
