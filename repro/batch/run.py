@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from repro.batch.attempt import load_attempt
+from repro.evidence.attempt import load_attempt
 from repro.batch.job import Job
 from repro.batch.runner import Outcome, Runner
 from repro.catalogue import Preset, all_tables

@@ -18,7 +18,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from repro.batch.attempt import Attempt, State
+from repro.evidence.attempt import Attempt, State
 from repro.batch.job import Job
 from repro.evidence.record import FILE_NAME, InvalidRecord, load_record
 from repro.project import project_root

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from repro.batch.attempt import load_attempt
+from repro.evidence.attempt import load_attempt
 from repro.batch.job import make_jobs
 from repro.batch.runner import Outcome, Runner
 from repro.catalogue import Table, all_tables
