@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from repro.evidence.attempt import load_attempt
 from repro.catalogue import Preset, Table
+from repro.evidence.attempt import load_attempt
 from repro.evidence.provenance import inputs_hash
 from repro.evidence.record import record_of
 from repro.parameters import parameters_hash, preset_values

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from repro.evidence.attempt import load_attempt
 from repro.batch.job import Job
 from repro.batch.runner import Outcome, Runner
 from repro.catalogue import Preset, all_tables
+from repro.evidence.attempt import load_attempt
 from repro.report.dashboard import write_dashboard
 from repro.report.html import export_notebook
 

@@ -13,8 +13,8 @@ from typing import IO, Literal
 
 import psutil
 
-from repro.evidence.attempt import Attempt, load_attempt
 from repro.batch.job import Job
+from repro.evidence.attempt import Attempt, load_attempt
 from repro.evidence.record import record_of
 from repro.project import code_root
 

@@ -18,8 +18,8 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from repro.evidence.attempt import Attempt, State
 from repro.batch.job import Job
+from repro.evidence.attempt import Attempt, State
 from repro.evidence.record import FILE_NAME, InvalidRecord, load_record
 from repro.project import project_root
 from repro.report.html import export_notebook

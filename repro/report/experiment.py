@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from IPython.display import HTML, Image, display
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from repro.catalogue import Preset, Table, UserError
+from repro.evidence.comparison import CellComparison, compare, find_table
 from repro.evidence.provenance import (
     Provenance,
     device_name,
@@ -27,7 +29,7 @@ from repro.evidence.provenance import (
 from repro.evidence.record import Figure, Record, Row
 from repro.parameters import check_values, parameters_hash, read_parameters
 from repro.report.figures import use_house_style
-from repro.report.tables import key_value_table
+from repro.report.tables import comparison_table, key_value_table
 
 
 class Experiment:
@@ -100,6 +102,14 @@ class Experiment:
         """Note one difference from the paper, with its reason."""
         self._deviations.append(sentence)
 
+    def differs(self, **actual: Any) -> None:
+        """Note a deviation for every named fact that is not what the published table's `setup` says."""
+        table = find_table(self.table.id)
+        for name, value in actual.items():
+            printed = table.setup.get(name) if table else None
+            if printed is not None and printed != value:
+                self.deviates(f"{name}: {value} here, {printed} in the paper.")
+
     def add(self, rows: Iterable[Row], samples: Mapping[str, Iterable[float]] | None = None) -> None:
         """Add measured rows, and the values per image behind them (keys `method|metric|seed`)."""
         self.rows += list(rows)
@@ -154,6 +164,20 @@ class Experiment:
             skipped_images=self._skipped,
             provenance=provenance,
         )
+
+    def compare(self) -> list[CellComparison]:
+        """Our rows so far beside the printed cells."""
+        return compare(self.record())
+
+    def show_comparison(self, caption: str, metrics: Sequence[str] | None = None) -> None:
+        """Show paper and ours side by side, for all metrics or the named ones."""
+        cells = [cell for cell in self.compare() if metrics is None or cell.metric in metrics]
+        display(HTML(comparison_table(caption, cells)))
+
+    def show_deviations(self) -> None:
+        """Show what differs from the paper, as noted by `deviates`."""
+        items = "".join(f"<li>{escape(sentence)}</li>" for sentence in self._deviations)
+        display(HTML(f"<ul>{items}</ul>" if items else "<p>No deviation from the paper's setting was noted.</p>"))
 
     def save(self) -> None:
         """Write `result.json`; the last cell of every notebook.

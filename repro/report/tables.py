@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from repro.evidence.comparison import CellComparison
+
 
 def key_value_table(caption: str, facts: Mapping[str, Any]) -> str:
     """A two-column table with row headers."""
@@ -29,3 +31,25 @@ def data_table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any
         f'<div class="scroll"><table class="data"><caption>{escape(caption)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def comparison_table(caption: str, cells: Sequence[CellComparison]) -> str:
+    """Paper and ours side by side: a row per method and setting, two columns per metric."""
+    metrics = {cell.metric: cell for cell in cells}
+    rows: dict[tuple[str, str], dict[str, CellComparison]] = {}
+    for cell in cells:
+        axes = ", ".join(f"{name} = {value}" for name, value in cell.setting.items())
+        rows.setdefault((cell.method_label, axes), {})[cell.metric] = cell
+    columns = ["method"] + (["setting"] if any(axes for _, axes in rows) else [])
+    for cell in metrics.values():
+        unit = f", {cell.unit}" if cell.unit and cell.unit not in cell.metric_label else ""
+        arrow = {"lower": " ↓", "higher": " ↑"}.get(cell.better, "")
+        columns += [f"{cell.metric_label}{unit}{arrow} paper", "ours [95 % interval]"]
+    body = []
+    for (method, axes), found in rows.items():
+        line = [method] + ([axes] if "setting" in columns else [])
+        for metric in metrics:
+            cell_found = found.get(metric)
+            line += [cell_found.published_text, cell_found.ours_text] if cell_found else ["", ""]
+        body.append(line)
+    return data_table(caption, columns, body)

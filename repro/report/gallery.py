@@ -1,0 +1,67 @@
+"""Images with their class activation maps, one row per image and one column per method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from repro.report.figures import HEATMAP
+
+MAP_OPACITY = 0.6
+
+
+def map_gallery(
+    images: UInt8[Tensor, "n 3 h w"],
+    maps: Mapping[str, Float[Tensor, "n 1 h w"]],
+    row_labels: Sequence[str],
+    title: str,
+    *,
+    cell_inches: float = 1.5,
+    boxes: Sequence[Sequence[Sequence[float]]] | None = None,
+) -> Figure:
+    """Overlay min–max scaled maps on their images; the first column is the image alone.
+
+    Args:
+        images: RGB, 0..255.
+        maps: by column title, at image size.
+        row_labels: one per image, shown left of it.
+        title: what to see.
+        cell_inches: side of one picture.
+        boxes: per image its boxes `x0, y0, x1, y1` in pixels, drawn on the first column.
+    """
+    rows, columns = len(images), len(maps) + 1
+    size = (cell_inches * columns + 1.2, cell_inches * rows + 0.9)
+    figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    for row in range(rows):
+        picture = images[row].permute(1, 2, 0).numpy()
+        _show(grid[row][0], picture, "image" if row == 0 else "")
+        _draw_boxes(grid[row][0], boxes[row] if boxes is not None else [])
+        grid[row][0].set_ylabel(row_labels[row], fontsize=9)
+        for column, (name, values) in enumerate(maps.items(), start=1):
+            _show(grid[row][column], picture, name if row == 0 else "")
+            heat = values[row, 0].detach().numpy()
+            heat = (heat - heat.min()) / max(float(np.ptp(heat)), 1e-12)
+            last = grid[row][column].imshow(heat, cmap=HEATMAP, alpha=MAP_OPACITY, vmin=0, vmax=1)
+    bar = figure.colorbar(last, ax=grid, shrink=0.6, pad=0.01)
+    bar.set_label("map, min–max scaled (no unit)", fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _show(axes: plt.Axes, picture: np.ndarray, title: str) -> None:
+    axes.imshow(picture)
+    axes.set_title(title, fontsize=9, loc="center")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(visible=False)
+
+
+def _draw_boxes(axes: plt.Axes, boxes: Sequence[Sequence[float]]) -> None:
+    for x0, y0, x1, y1 in boxes:
+        frame = plt.Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor="white", linewidth=1.6)
+        axes.add_patch(frame)

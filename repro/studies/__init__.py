@@ -1,0 +1,1 @@
+"""What each table measures: from a notebook's parameters to tidy rows, one module per paper."""

@@ -1,0 +1,212 @@
+"""Explanations of many images by many methods, scored once and kept: maps are computed once and shared by tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from repro.explain import (
+    AugmentationSettings,
+    AugmentedGradCAMPlusPlus,
+    GradCAM,
+    GradCAMPlusPlus,
+    LayerCAM,
+    MaskedPasses,
+    ScoreCAMPlusPlusSettings,
+    ScoreCAMSettings,
+    XGradCAM,
+    shared_score_maps,
+)
+from repro.explain.score_maps import ScoreMapSettings
+from repro.metrics import (
+    FaithfulnessSettings,
+    InsertionDeletionSettings,
+    area_matched,
+    explanation_maps,
+    explanation_scores,
+    insertion_deletion_curves,
+)
+from repro.studies.subject import Subject, SubjectSettings
+from repro.training import Run, RunConfig, RunResult, RunStore
+
+GRADIENT_METHODS = {"gradcam": GradCAM, "gradcampp": GradCAMPlusPlus, "xgradcam": XGradCAM, "layercam": LayerCAM}
+SCORE_METHODS: Mapping[str, ScoreMapSettings] = {
+    "scorecam": ScoreCAMSettings(),
+    "scorecam_eq5": ScoreCAMSettings(baseline="input"),
+    "scorecampp": ScoreCAMPlusPlusSettings(),
+    "scorecampp_mask_only": ScoreCAMPlusPlusSettings(gate_on="mask"),
+    "scorecampp_eq10": ScoreCAMPlusPlusSettings(baseline="input"),
+    "scorecampp_relu": ScoreCAMPlusPlusSettings(gate="relu"),
+    "scorecampp_sigmoid": ScoreCAMPlusPlusSettings(gate="sigmoid"),
+    "scorecampp_sigmoid_relu": ScoreCAMPlusPlusSettings(gate="sigmoid_relu"),
+    "scorecampp_mish": ScoreCAMPlusPlusSettings(gate="mish"),
+    "scorecampp_swish": ScoreCAMPlusPlusSettings(gate="swish"),
+}
+AREA_MATCHED = "scorecam_area_matched"
+"""Control: Score-CAM's map to a power, so that its mean area is ScoreCAM++'s on every image."""
+BATCH_OF_IMAGES = 4
+
+VIT_METHODS = ("gradcam", "gradcampp", "xgradcam", "layercam", "scorecam", "scorecampp")
+PAPER_METHODS = ("gradcam", "gradcampp", "xgradcam", "layercam", "scorecam", "auggradcampp", "scorecampp")
+
+
+class ExplanationConfig(RunConfig):
+    """Key of one set of scored explanations."""
+
+    kind: ClassVar[str] = "explanations"
+    subject: SubjectSettings
+    data: str
+    """Manifest of the explained images."""
+    weights: str
+    methods: tuple[str, ...]
+    faithfulness: FaithfulnessSettings
+    insertion_steps: int
+    """Steps of the insertion and deletion curves, 0 to leave them out."""
+    augmented_copies: int
+    """Copies of Augmented Grad-CAM++."""
+
+
+@dataclass(frozen=True)
+class Explanations:
+    """Scores behind every faithfulness number; columns follow `methods`."""
+
+    methods: tuple[str, ...]
+    tensors: dict[str, Tensor]
+    """`original_{logit,probability}` (n,), `kept_…`, `removed_…`, `area`, `constant`, `insertion`, `deletion` (n, m)."""
+    result: RunResult
+
+    def column(self, name: str, method: str) -> Float[Tensor, " n"]:
+        """One method's numbers.
+
+        Raises:
+            ValueError: the method was not among those explained.
+        """
+        if method not in self.methods:
+            raise ValueError(f"method '{method}' was not explained; there are {', '.join(self.methods)}")
+        return self.tensors[name][:, self.methods.index(method)]
+
+
+class _Rows:
+    """Results batch by batch, as a state that a checkpoint can hold."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, list[Tensor]] = {}
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.parts.setdefault(name, []).append(value.detach().float().cpu().clone())
+
+    def state_dict(self) -> dict[str, list[Tensor]]:
+        return self.parts
+
+    def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
+        self.parts = state
+
+    def concatenated(self) -> dict[str, Tensor]:
+        return {name: torch.cat(values) for name, values in self.parts.items()}
+
+
+def make_maps(
+    subject: Subject, part: slice, methods: Sequence[str], augmented_copies: int = 8
+) -> dict[str, Float[Tensor, "k 1 h w"]]:
+    """Raw maps (>= 0, input size) of a slice of the subject's images, by method id.
+
+    Raises:
+        ValueError: an unknown method id.
+    """
+    inputs, targets = subject.inputs(part), subject.targets[part]
+    network, layer = subject.classifier.network, subject.classifier.target_layer
+    maps: dict[str, Tensor] = {}
+    for name in methods:
+        if name in GRADIENT_METHODS:
+            maps[name] = GRADIENT_METHODS[name](network, layer).attribute(inputs, targets)
+        elif name == "auggradcampp":
+            settings = AugmentationSettings(copies=augmented_copies)
+            explainer = AugmentedGradCAMPlusPlus(network, layer, settings)
+            maps[name] = explainer.attribute(inputs, targets)
+        elif name not in SCORE_METHODS and name != AREA_MATCHED:
+            known = [*GRADIENT_METHODS, "auggradcampp", *SCORE_METHODS, AREA_MATCHED]
+            raise ValueError(f"unknown method '{name}'; expected one of {', '.join(known)}")
+    scored = {name: SCORE_METHODS[name] for name in methods if name in SCORE_METHODS}
+    if AREA_MATCHED in methods:
+        scored |= {name: SCORE_METHODS[name] for name in ("scorecam", "scorecampp")}
+    if scored:
+        maps |= shared_score_maps(MaskedPasses(network, layer), inputs, scored, targets)
+    if AREA_MATCHED in methods:
+        maps[AREA_MATCHED] = match_area(maps["scorecam"], maps["scorecampp"])
+    return {name: maps[name] for name in methods}
+
+
+def match_area(maps: Float[Tensor, "n 1 h w"], wanted: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
+    """`maps` raised to the power that gives each the mean area of `wanted` after min–max."""
+    settings = FaithfulnessSettings()
+    size = (maps.shape[2], maps.shape[3])
+    masks = explanation_maps(maps, size, settings).masks
+    area = explanation_maps(wanted, size, settings).masks.mean(dim=(2, 3))
+    return area_matched(masks, area).maps
+
+
+def explain(
+    subject: Subject,
+    methods: Sequence[str],
+    settings: FaithfulnessSettings,
+    store: RunStore,
+    *,
+    insertion_steps: int = 0,
+    augmented_copies: int = 8,
+) -> Explanations:
+    """Explain every image by every method and score the explanations; finished work is loaded, not repeated."""
+    config = ExplanationConfig(
+        subject=subject.settings,
+        data=subject.images.manifest,
+        weights=subject.weights_key,
+        methods=tuple(methods),
+        faithfulness=settings.model_copy(update={"score_space": "probability"}),
+        insertion_steps=insertion_steps,
+        augmented_copies=augmented_copies,
+    )
+    result = store.run(config, _measuring(subject, config))
+    return Explanations(config.methods, result.tensors, result)
+
+
+def _measuring(subject: Subject, config: ExplanationConfig) -> Callable[[Run], dict[str, Tensor]]:
+    def measure(run: Run) -> dict[str, Tensor]:
+        rows = _Rows()
+        batches = range(0, len(subject.images), BATCH_OF_IMAGES)
+        for step in run.steps(len(batches), {"rows": rows}, name="images"):
+            part = slice(batches[step], batches[step] + BATCH_OF_IMAGES)
+            rows.add(_score_batch(subject, part, config))
+        return rows.concatenated()
+
+    return measure
+
+
+def _score_batch(subject: Subject, part: slice, config: ExplanationConfig) -> dict[str, Tensor]:
+    raw = make_maps(subject, part, config.methods, config.augmented_copies)
+    maps = torch.cat(list(raw.values()), dim=1)
+    inputs, targets = subject.inputs(part), subject.targets[part]
+    common: dict[str, Any] = {"normalisation": subject.classifier.normalisation}
+    network = subject.classifier.network
+    kept = explanation_scores(network, inputs, maps, targets, config.faithfulness, **common)
+    removed = explanation_scores(network, inputs, maps, targets, config.faithfulness, region="removed", **common)
+    found = {
+        "original_logit": kept.original.logit,
+        "original_probability": kept.original.probability,
+        "kept_logit": kept.masked.logit,
+        "kept_probability": kept.masked.probability,
+        "removed_logit": removed.masked.logit,
+        "removed_probability": removed.masked.probability,
+        "area": kept.area,
+        "constant": kept.constant,
+    }
+    if config.insertion_steps:
+        curves = insertion_deletion_curves(
+            network, inputs, maps, targets, InsertionDeletionSettings(steps=config.insertion_steps), **common
+        )
+        found |= {"insertion": curves.insertion_auc, "deletion": curves.deletion_auc}
+    return found
