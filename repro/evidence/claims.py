@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, model_validator
 
-from repro.evidence.estimate import CellAddress, Estimate, SettingValue
+from repro.evidence.cells import CellAddress, SettingValue
+from repro.evidence.estimate import Estimate
 from repro.evidence.published import PAPERS, Paper, Setting, StrictModel, TableId, load_published
 from repro.evidence.requirements import (
     ClaimOutcome,
@@ -201,9 +202,7 @@ class _ClaimBase(StrictModel, ABC):
         """The cells on which the verdict depends."""
         return frozenset(cell for requirement in self.requirements() for cell in requirement.cells)
 
-    def evaluate(
-        self, lookup: Lookup, *, paired: PairedDifference | None = None, exact: bool = False
-    ) -> ClaimOutcome:
+    def evaluate(self, lookup: Lookup, *, paired: PairedDifference | None = None, exact: bool = False) -> ClaimOutcome:
         """Judge the claim by the numbers `lookup` gives; see `Evidence` for `paired` and `exact`."""
         return judge_all(self.id, self.requirements(), Evidence(lookup, paired, exact))
 
@@ -324,9 +323,7 @@ def claims_for(table_id: str) -> list[Claim]:
 def lookup_in(estimates: Mapping[CellAddress, Estimate]) -> Lookup:
     """A lookup over a plain mapping."""
 
-    def lookup(
-        method: str, metric: str, setting: Mapping[str, SettingValue], table: str, /
-    ) -> Estimate | None:
+    def lookup(method: str, metric: str, setting: Mapping[str, SettingValue], table: str, /) -> Estimate | None:
         return estimates.get(CellAddress.of(table, method, metric, setting))
 
     return lookup

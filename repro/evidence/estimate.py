@@ -1,64 +1,40 @@
-"""What a table cell is called and what is known about its value: the words claims and verdicts share."""
+"""A number with its interval: the only form in which a measured value reaches a verdict."""
 
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass
-from typing import Self
-
-SettingValue = str | int | float | bool
-
-
-@dataclass(frozen=True, order=True)
-class CellAddress:
-    """One cell of one table: (table, method, metric, setting).
-
-    `setting` holds the axes that vary inside the table, sorted by name, so that equal cells are equal keys.
-    """
-
-    table: str
-    method: str
-    metric: str
-    setting: tuple[tuple[str, SettingValue], ...] = ()
-
-    @classmethod
-    def of(
-        cls, table: str, method: str, metric: str, setting: Mapping[str, SettingValue] | None = None
-    ) -> Self:
-        """Build an address from a mapping of the varying axes."""
-        return cls(table, method, metric, tuple(sorted((setting or {}).items())))
-
-    def __str__(self) -> str:
-        axes = "".join(f", {name}={value}" for name, value in self.setting)
-        return f"{self.table}[{self.method}, {self.metric}{axes}]"
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measured or printed quantity with the interval it lies in.
+    """A value and the interval that is believed to hold the true one.
 
-    Args:
-        value: point estimate, in `unit`.
-        low: lower end of the interval, at most `value`.
-        high: upper end of the interval, at least `value`.
-        n: independent repetitions behind the interval, or None where the source does not say.
-        unit: unit of all three numbers ("%", "logit", "images", "" for a pure number).
+    `low` and `high` may be infinite (one seed says nothing about the spread); no field may be NaN.
+    `n` counts the independent units behind the interval (seeds or images), `method` names the interval.
 
-    Raises:
-        ValueError: unless low <= value <= high (which also refuses NaN).
+    Raises `ValueError` unless `low <= value <= high` (up to rounding) and `n >= 1`.
     """
 
     value: float
     low: float
     high: float
-    n: int | None = None
-    unit: str = ""
+    n: int
+    method: str = ""
 
     def __post_init__(self) -> None:
-        if not self.low <= self.value <= self.high:
+        for name in ("value", "low", "high"):
+            if math.isnan(getattr(self, name)):
+                raise ValueError(
+                    f"{name} is NaN: an estimate needs numbers; drop or repair the failed runs first"
+                )
+        if self.n < 1:
+            raise ValueError(f"n is {self.n}: an estimate stands on at least one value")
+        slack = 1e-9 * max(1.0, abs(self.value))
+        if not self.low - slack <= self.value <= self.high + slack:
             raise ValueError(
-                f"Estimate needs low <= value <= high, got {self.low} <= {self.value} <= {self.high}; "
-                "pass the interval's ends in this order and leave missing values out"
+                f"value {self.value} lies outside its interval [{self.low}, {self.high}]: "
+                "expected low <= value <= high"
             )
 
-    def shifted(self, by: float) -> "Estimate":
-        """The same estimate moved by `by` units."""
-        return Estimate(self.value + by, self.low + by, self.high + by, self.n, self.unit)
+    def contains(self, number: float) -> bool:
+        """Whether `number` lies inside the interval, ends included."""
+        return self.low <= number <= self.high

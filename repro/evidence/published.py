@@ -25,7 +25,8 @@ from pydantic import (
     model_validator,
 )
 
-from repro.evidence.estimate import CellAddress, Estimate, SettingValue
+from repro.evidence.cells import CellAddress, SettingValue
+from repro.evidence.estimate import Estimate
 
 Paper = Literal["ega", "dfg", "scorecampp"]
 PAPERS: tuple[Paper, ...] = ("ega", "dfg", "scorecampp")
@@ -68,10 +69,10 @@ class PublishedCell(StrictModel):
             raise ValueError(f"value {self.value} is not the printed {self.printed!r}; write what is printed")
         return self
 
-    def estimate(self, unit: str) -> Estimate:
-        """The number with its rounding interval; n is unknown (no paper prints it beside a cell)."""
+    def estimate(self) -> Estimate:
+        """The number with its rounding interval, as one observation: no paper prints n beside a cell."""
         low, high = rounding_interval(self.printed)
-        return Estimate(self.value, low, high, None, unit)
+        return Estimate(self.value, low, high, 1, "printed, rounding interval")
 
 
 class NotPrinted(StrictModel):
@@ -145,22 +146,18 @@ class PublishedTable(StrictModel):
 
     def estimates(self) -> dict[CellAddress, Estimate]:
         """All printed numbers with their rounding intervals."""
-        return {self.address(c): c.estimate(self.metrics[c.metric].unit) for c in self.cells}
+        return {self.address(cell): cell.estimate() for cell in self.cells}
 
     def unaccounted(self) -> list[CellAddress]:
         """Grid cells that are neither printed nor listed as not printed; empty for a complete table."""
         printed = {self.address(cell) for cell in self.cells}
-        return [
-            a for a in self.grid() if a not in printed and not any(gap.matches(a) for gap in self.not_printed)
-        ]
+        return [a for a in self.grid() if a not in printed and not any(gap.matches(a) for gap in self.not_printed)]
 
     def contradictory(self) -> list[CellAddress]:
         """Cells that are printed and yet listed as not printed; empty for a sound table."""
         return [a for a in map(self.address, self.cells) if any(gap.matches(a) for gap in self.not_printed)]
 
-    def cell(
-        self, method: str, metric: str, setting: dict[str, SettingValue] | None = None
-    ) -> PublishedCell | None:
+    def cell(self, method: str, metric: str, setting: dict[str, SettingValue] | None = None) -> PublishedCell | None:
         """The printed cell, or None where nothing is printed."""
         wanted = CellAddress.of(self.id, method, metric, setting)
         return next((c for c in self.cells if self.address(c) == wanted), None)

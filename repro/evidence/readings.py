@@ -153,9 +153,7 @@ def parameter_type(path: str) -> tuple[Any, object]:
         return parameters[name]
     alias = getattr(owner, name, None)
     if _choices(alias) is None:
-        raise LookupError(
-            f"{path} does not exist; {owner_path} has {', '.join(parameters) or 'no parameters'}"
-        )
+        raise LookupError(f"{path} does not exist; {owner_path} has {', '.join(parameters) or 'no parameters'}")
     return alias, _MISSING
 
 

@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from repro.evidence.estimate import CellAddress, Estimate, SettingValue
+from repro.evidence.cells import CellAddress, SettingValue
+from repro.evidence.estimate import Estimate
 from repro.evidence.published import rounding_interval
 
 Direction = Literal["lower", "higher"]
-Status = Literal["supported", "contradicted", "inconclusive", "not run"]
+# The values of `repro.evidence.verdicts.Verdict` that a claim can reach from numbers alone.
+Status = Literal["supported", "contradicted", "inconclusive", "not_run"]
 
 # Sums of two-decimal numbers in binary floating point; far below any printed digit.
 _TOUCH = 1e-9
@@ -21,9 +23,7 @@ _TOUCH = 1e-9
 class Lookup(Protocol):
     """Gives the estimate of one cell, or None where it was not measured or printed."""
 
-    def __call__(
-        self, method: str, metric: str, setting: Mapping[str, SettingValue], table: str, /
-    ) -> Estimate | None:
+    def __call__(self, method: str, metric: str, setting: Mapping[str, SettingValue], table: str, /) -> Estimate | None:
         """Estimate of (method, metric, setting) in `table`."""
 
 
@@ -60,8 +60,8 @@ class Evidence:
         a, b = self.cell(first), self.cell(second)
         if paired or a is None or b is None:
             return paired
-        n = None if a.n is None or b.n is None else min(a.n, b.n)
-        return Estimate(a.value - b.value, a.low - b.high, a.high - b.low, n, a.unit)
+        method = "difference of two intervals"
+        return Estimate(a.value - b.value, a.low - b.high, a.high - b.low, min(a.n, b.n), method)
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,14 @@ class Exceeds:
         return evidence.difference(self.better, self.worse)
 
     def judge(self, quantity: Estimate, exact: bool) -> Status:
-        """Supported or contradicted only if the whole interval lies on that side of the margin."""
-        if quantity.value > self.margin and quantity.low >= self.margin - _TOUCH:
+        """Supported or contradicted only if the whole interval lies on that side of the margin.
+
+        Exact: an end may touch the margin, since 21.87 against 21.88 as printed is an ordering.
+        """
+        touch = _TOUCH if exact else 0.0
+        if quantity.value > self.margin and quantity.low + touch > self.margin:
             return "supported"
-        if quantity.value < self.margin and quantity.high <= self.margin + _TOUCH:
+        if quantity.value < self.margin and quantity.high - touch < self.margin:
             return "contradicted"
         return "inconclusive"
 
@@ -163,8 +167,8 @@ def judge_all(claim: str, requirements: Sequence[Requirement], evidence: Evidenc
     parts = []
     for requirement in requirements:
         quantity = requirement.quantity(evidence)
-        status: Status = "not run" if quantity is None else requirement.judge(quantity, evidence.exact)
+        status: Status = "not_run" if quantity is None else requirement.judge(quantity, evidence.exact)
         parts.append(RequirementOutcome(requirement, status, quantity))
-    order: tuple[Status, ...] = ("contradicted", "not run", "inconclusive", "supported")
+    order: tuple[Status, ...] = ("contradicted", "not_run", "inconclusive", "supported")
     worst = min((part.status for part in parts), key=order.index)
     return ClaimOutcome(claim, worst, tuple(parts))
