@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from itertools import pairwise, product
 from typing import Annotated, Any, Literal, Self
@@ -194,17 +194,18 @@ class _ClaimBase(StrictModel, ABC):
     @abstractmethod
     def _requirements_in(self, table: str) -> Iterator[Requirement]: ...
 
-    def requirements(self) -> list[Requirement]:
+    @cached_property
+    def requirements(self) -> tuple[Requirement, ...]:
         """Everything that must hold for the claim to hold."""
-        return [requirement for table in self.tables for requirement in self._requirements_in(table)]
+        return tuple(requirement for table in self.tables for requirement in self._requirements_in(table))
 
     def cells(self) -> frozenset[CellAddress]:
         """The cells on which the verdict depends."""
-        return frozenset(cell for requirement in self.requirements() for cell in requirement.cells)
+        return frozenset(cell for requirement in self.requirements for cell in requirement.cells)
 
     def evaluate(self, lookup: Lookup, *, paired: PairedDifference | None = None, exact: bool = False) -> ClaimOutcome:
         """Judge the claim by the numbers `lookup` gives; see `Evidence` for `paired` and `exact`."""
-        return judge_all(self.id, self.requirements(), Evidence(lookup, paired, exact))
+        return judge_all(self.id, self.requirements, Evidence(lookup, paired, exact))
 
 
 class OrderingClaim(_ClaimBase):
