@@ -36,7 +36,8 @@ def resample_weights(
 ) -> Iterator[Floats]:
     """Chunks (b, n) of bootstrap weights whose rows sum to 1; `resamples` rows in all.
 
-    With `strata` (n labels) images are drawn within each stratum, so that every resample keeps the class sizes.
+    With `strata` (n labels) images are drawn within each stratum, so that every resample keeps the class
+    sizes.
     """
     members = _members(n, strata)
     rows = max(1, _CHUNK_CELLS // n)
@@ -75,13 +76,14 @@ def bootstrap_statistic(
 ) -> Estimate:
     """BCa bootstrap interval of `statistic` over images.
 
-    `values` is (n, ...), one entry per image (hits at every threshold, two methods side by side, …). `statistic`
-    is evaluated under resampled weights, so a metric that maximises over thresholds maximises in every resample.
-    Reproducible by `seed`. Bias-corrected and accelerated interval: Efron, JASA 82 (1987), eqs. 6.6–6.8.
-    A maximum is biased upwards at small n and no bootstrap repairs that fully: `docs/statistics.md` has the
+    `values` is (n, ...), one entry per image (hits at every threshold, two methods side by side, …).
+    `statistic` is evaluated under resampled weights, so a metric that maximises over thresholds maximises in
+    every resample. Reproducible by `seed`. Bias-corrected and accelerated interval: Efron, JASA 82 (1987). A
+    maximum is biased upwards at small n and no bootstrap repairs that fully: `docs/statistics.md` has the
     measured coverage. The interval is widened to hold the estimate where the correction would exclude it.
 
-    Raises `ValueError` for fewer than 2 images, values that are not finite, bad strata or a level outside (0, 1).
+    Raises `ValueError` for fewer than 2 images, values that are not finite, bad strata or a level outside (0,
+    1).
     """
     check_level(level)
     array = finite_array("values", values)

@@ -30,6 +30,7 @@ def paired_arrays(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[np.float
     one, other = finite_array("first", first), finite_array("second", second)
     if one.shape != other.shape:
         raise ValueError(
-            f"first has shape {one.shape}, second {other.shape}: pairs need the same seeds and images in the same order"
+            f"first has shape {one.shape}, second {other.shape}: "
+            "pairs need the same seeds and images in the same order"
         )
     return one, other

@@ -21,11 +21,11 @@ def probability_of_improvement(
 ) -> Estimate:
     """Chance that a run of `first` beats a run of `second`, ties counted half, averaged over tasks.
 
-    Shapes (runs,) or (runs, tasks); the two may differ in runs, not in tasks. The Mann–Whitney statistic with a
-    percentile bootstrap stratified by task and method (Agarwal et al., NeurIPS 2021, §4.3). With few runs that
-    bootstrap is too narrow and has no width at all where the groups are separated; there the exact bound of
-    k = min(runs) · tasks independent pairs, all won, (α/2)^(1/k), is the far end. See `docs/statistics.md` for the
-    measured coverage: prefer `paired_interval` to decide a claim and this number to describe it.
+    Shapes (runs,) or (runs, tasks); the two may differ in runs, not in tasks. The Mann–Whitney statistic with
+    a percentile bootstrap stratified by task and method (as in Agarwal et al., NeurIPS 2021). With few runs
+    that bootstrap is too narrow and has no width at all where the groups are separated; there the exact bound
+    of k = min(runs) · tasks independent pairs, all won, (α/2)^(1/k), is the far end. See `docs/statistics.md`
+    for the measured coverage: prefer `paired_interval` to decide a claim and this number to describe it.
 
     Raises `ValueError` for shapes that do not fit, NaN, or a level outside (0, 1).
     """
@@ -65,7 +65,7 @@ def _runs_by_task(name: str, values: ArrayLike) -> NDArray[np.float64]:
 def _resampled_wins(
     wins: NDArray[np.float64], resamples: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Bootstrap draws (resamples,) of the mean of `wins` (runs, runs, tasks), each task resampled on its own."""
+    """Bootstrap draws (resamples,) of the mean of `wins` (runs, runs, tasks), task by task."""
     runs, others, tasks = wins.shape
     total = np.zeros(resamples)
     for task in range(tasks):
@@ -111,6 +111,7 @@ def multiple_comparison_note(p_values: ArrayLike, level: float = 0.95) -> str:
     plain, corrected = int(np.sum(p < alpha)), int(np.sum(holm(p) < alpha))
     return (
         f"Of {len(p)} comparison{'s' * (len(p) != 1)} at the {100 * level:g} % level, {plain} "
-        f"exclude{'s' * (plain == 1)} zero (about {alpha * len(p):.1f} would by chance alone if nothing differed); "
+        f"exclude{'s' * (plain == 1)} zero "
+        f"(about {alpha * len(p):.1f} would by chance alone if nothing differed); "
         f"after Holm's correction {corrected} remain{'s' * (corrected == 1)}."
     )

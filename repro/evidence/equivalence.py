@@ -18,8 +18,8 @@ from repro.evidence.verdicts import Verdict
 class Equivalence:
     """Outcome of `equivalence_test`: the verdict, the region it was judged against and our interval.
 
-    `region_low` … `region_high` is the published value ± (rounding + margin). `p_value` is the larger of the two
-    one-sided tests, or None where only an interval was given.
+    `region_low` … `region_high` is the published value ± (rounding + margin). `p_value` is the larger of the
+    two one-sided tests, or None where only an interval was given.
     """
 
     verdict: Verdict
@@ -36,7 +36,8 @@ class Equivalence:
         """One sentence that states margin, rounding, interval and verdict."""
         return (
             f"{self.verdict.label}: ours {self.ours.value:.4g} [{self.ours.low:.4g}, {self.ours.high:.4g}] "
-            f"(n = {self.ours.n}) against {self.published:g} ± {self.margin:g} (margin) ± {self.rounding:g} (rounding)"
+            f"(n = {self.ours.n}) against {self.published:g} ± {self.margin:g} (margin) "
+            f"± {self.rounding:g} (rounding)"
         )
 
 
@@ -62,11 +63,11 @@ def equivalence_test(
     """Verdict on "our value matches the published one within `margin`" by interval inclusion (TOST).
 
     `ours` is an estimate, or values over seeds (seeds,), from which `mean_interval` makes one at `level`; an
-    estimate keeps its own level. `rounding` is the half-width of the printed value (`rounding_half_width`): the
-    paper's number is only known to that precision, so it widens the region. Supported if the whole interval lies
-    inside `published ± (margin + rounding)`, contradicted if it lies wholly outside, otherwise inconclusive.
-    Inclusion of the two-sided 95 % interval is Schuirmann's two one-sided tests (1987) at 2.5 % each, stricter
-    than the customary 5 %: the interval that is drawn is the one that decides.
+    estimate keeps its own level. `rounding` is the half-width of the printed value (`rounding_half_width`):
+    the paper's number is only known to that precision, so it widens the region. Supported if the whole
+    interval lies inside `published ± (margin + rounding)`, contradicted if it lies wholly outside, otherwise
+    inconclusive. Inclusion of the two-sided 95 % interval is Schuirmann's two one-sided tests (1987) at 2.5 %
+    each, stricter than the customary 5 %: the interval that is drawn is the one that decides.
 
     Raises `ValueError` for a margin that is not positive, a negative rounding, or a value that is not finite.
     """

@@ -31,7 +31,8 @@ class Estimate:
         slack = 1e-9 * max(1.0, abs(self.value))
         if not self.low - slack <= self.value <= self.high + slack:
             raise ValueError(
-                f"value {self.value} lies outside its interval [{self.low}, {self.high}]: expected low <= value <= high"
+                f"value {self.value} lies outside its interval [{self.low}, {self.high}]: "
+                "expected low <= value <= high"
             )
 
     def contains(self, number: float) -> bool:

@@ -12,7 +12,7 @@ from repro.evidence.checks import check_level, finite_array
 def paired_t_power(n: int, effect: float, sd: float, level: float = 0.95) -> float:
     """Chance that a two-sided paired t test over `n >= 2` seeds detects a mean difference `effect`.
 
-    `sd` is the standard deviation of the per-seed differences; noncentral t (Cohen 1988, §2).
+    `sd` is the standard deviation of the per-seed differences; noncentral t, both tails.
     """
     check_level(level)
     if n < 2 or not sd > 0:
@@ -28,11 +28,12 @@ def seeds_needed(spread: float | ArrayLike, effect: float, power: float = 0.8, l
     """Fewest seeds with which a paired t interval excludes zero with probability `power`.
 
     `spread` is the standard deviation of the per-seed differences, or those differences (seeds,), at least 2.
-    `effect` is the mean difference worth detecting; for a claim with a margin, what remains beyond the margin. A standard
-    deviation from 3 seeds is itself uncertain: plan with the upper end of `sd_interval` to be safe.
+    `effect` is the mean difference worth detecting; for a claim with a margin, what remains beyond the
+    margin. A standard deviation from 3 seeds is itself uncertain: plan with the upper end of `sd_interval` to
+    be safe.
 
-    Raises `ValueError` for an effect of 0, a negative spread, fewer than 2 differences, or power outside (level's
-    false-positive rate, 1).
+    Raises `ValueError` for an effect of 0, a negative spread, fewer than 2 differences, or power outside
+    (level's false-positive rate, 1).
     """
     check_level(level)
     if not 1 - level < power < 1:

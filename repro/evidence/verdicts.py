@@ -51,9 +51,9 @@ _SYMBOLS = {
 def decide(difference: Estimate, direction: Direction, margin: float = 0.0) -> Verdict:
     """Verdict on "the difference is greater (less) than zero by more than `margin`".
 
-    `direction="greater"` claims `difference > margin`, `"less"` claims `difference < -margin`, in the unit of the
-    difference. Supported if the whole interval lies strictly inside the claimed side, contradicted if it lies
-    strictly on the other side, otherwise inconclusive; an end that touches the boundary decides nothing.
+    `direction="greater"` claims `difference > margin`, `"less"` claims `difference < -margin`, in the unit of
+    the difference. Supported if the whole interval lies strictly inside the claimed side, contradicted if it
+    lies strictly on the other side, otherwise inconclusive; an end that touches the boundary decides nothing.
     A negative margin claims "not worse by more than |margin|".
 
     Raises `ValueError` for an unknown direction or a margin that is not finite.
