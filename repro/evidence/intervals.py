@@ -28,8 +28,9 @@ def crossed_bounds(values: Floats, level: float) -> tuple[Floats, Floats]:
     """Ends (...,) of the interval of the grand mean of `values` (..., seeds, images), both axes random.
 
     Every seed sees the same images, so the design is crossed: `value = mean + seed + image + rest`. The
-    variance of the grand mean, (MS_seed + MS_image − MS_rest) / (S·I), and its Satterthwaite degrees of
-    freedom (Satterthwaite, Biometrics Bulletin 2, 1946) give a t interval that knows how few the seeds are.
+    variance of the grand mean, (MS_seed + MS_image − MS_rest) / (S·I), and its Satterthwaite degrees of freedom
+    (Biometrics Bulletin 2, 1946) give a t interval that knows how few the seeds are. It is never narrower than
+    Student's t over the seed means: at 3 seeds Satterthwaite alone covers 92.6 % where seeds dominate.
     """
     seeds, images = values.shape[-2:]
     mean = values.mean(axis=(-2, -1))
@@ -45,7 +46,9 @@ def crossed_bounds(values: Floats, level: float) -> tuple[Floats, Floats]:
         ms_seed**2 / (seeds - 1) + ms_image**2 / (images - 1) + ms_rest**2 / ((seeds - 1) * (images - 1))
     )
     freedom = np.divide(total**2, squares, out=np.ones_like(total), where=squares > 0)
-    half = stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(total / (seeds * images))
+    both = stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(total / (seeds * images))
+    seeds_only = stats.t.ppf((1 + level) / 2, seeds - 1) * np.sqrt(ms_seed / (seeds * images))
+    half = np.maximum(both, seeds_only)
     return mean - half, mean + half
 
 
@@ -78,9 +81,9 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Estimate:
 def two_level_interval(values: ArrayLike, level: float = 0.95) -> Estimate:
     """Interval of the grand mean of per-image values (seeds, images) for new seeds *and* new images.
 
-    See `crossed_bounds`. Wider than `mean_interval(values.mean(axis=1))`, which speaks of this very test set.
-    Measured coverage 93–97 % at 3, 5 and 10 seeds where seeds or images differ systematically; conservative
-    (about 98 %) where there is nothing but noise. With one seed the interval is unbounded.
+    See `crossed_bounds`. Never narrower than `mean_interval(values.mean(axis=1))`, which speaks of this very test
+    set. Measured coverage 93–97 % at 3, 5 and 10 seeds where seeds or images differ systematically;
+    conservative (98–99 %) where there is nothing but noise. With one seed the interval is unbounded.
 
     Raises `ValueError` for anything but two axes, fewer than 2 images, NaN, or a level outside (0, 1).
     """
@@ -120,7 +123,7 @@ def image_interval(
             return _wilson(int(np.count_nonzero(array == best)), len(array), worst, best, level)
     if len(array) < _FEW_IMAGES or np.ptp(array) == 0:
         return _estimate(array, student_bounds(array, level), len(array), "Student t over images")
-    return bootstrap_statistic(array, weighted_mean, level, seed=seed)
+    return bootstrap_statistic(array, weighted_mean, level, "bca", seed=seed)
 
 
 def _wilson(hits: int, n: int, worst: float, best: float, level: float) -> Estimate:
