@@ -28,9 +28,10 @@ def crossed_bounds(values: Floats, level: float) -> tuple[Floats, Floats]:
     """Ends (...,) of the interval of the grand mean of `values` (..., seeds, images), both axes random.
 
     Every seed sees the same images, so the design is crossed: `value = mean + seed + image + rest`. The
-    variance of the grand mean, (MS_seed + MS_image − MS_rest) / (S·I), and its Satterthwaite degrees of freedom
-    (Biometrics Bulletin 2, 1946) give a t interval that knows how few the seeds are. It is never narrower than
-    Student's t over the seed means: at 3 seeds Satterthwaite alone covers 92.6 % where seeds dominate.
+    variance of the grand mean, (MS_seed + MS_image − MS_rest) / (S·I), and its Satterthwaite degrees of
+    freedom (Biometrics Bulletin 2, 1946) give a t interval that knows how few the seeds are. It is never
+    narrower than Student's t over the seed means: at 3 seeds Satterthwaite alone covers 92.6 % where seeds
+    dominate.
     """
     seeds, images = values.shape[-2:]
     mean = values.mean(axis=(-2, -1))
@@ -81,8 +82,8 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Estimate:
 def two_level_interval(values: ArrayLike, level: float = 0.95) -> Estimate:
     """Interval of the grand mean of per-image values (seeds, images) for new seeds *and* new images.
 
-    See `crossed_bounds`. Never narrower than `mean_interval(values.mean(axis=1))`, which speaks of this very test
-    set. Measured coverage 93–97 % at 3, 5 and 10 seeds where seeds or images differ systematically;
+    See `crossed_bounds`. Never narrower than `mean_interval(values.mean(axis=1))`, which speaks of this very
+    test set. Measured coverage 93–97 % at 3, 5 and 10 seeds where seeds or images differ systematically;
     conservative (98–99 %) where there is nothing but noise. With one seed the interval is unbounded.
 
     Raises `ValueError` for anything but two axes, fewer than 2 images, NaN, or a level outside (0, 1).
