@@ -102,9 +102,7 @@ def bootstrap_statistic(
     members = _members(n, strata)
     value = float(statistic(np.full((1, n), 1 / n), array)[0])
     rng = np.random.default_rng(seed)
-    draws = np.concatenate(
-        [statistic(weights, array) for weights in resample_weights(n, resamples, rng, strata)]
-    )
+    draws = np.concatenate([statistic(weights, array) for weights in resample_weights(n, resamples, rng, strata)])
     if interval == "normal":
         low, high = corrected_normal_bounds(value, draws, level)
     else:

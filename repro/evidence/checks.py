@@ -19,9 +19,7 @@ def finite_array(name: str, values: ArrayLike, ndim: int | None = None) -> NDArr
         raise ValueError(f"{name} has shape {array.shape}: expected at least one value")
     bad = int(np.count_nonzero(~np.isfinite(array)))
     if bad:
-        raise ValueError(
-            f"{name} holds {bad} value(s) that are NaN or infinite: drop or repair those runs first"
-        )
+        raise ValueError(f"{name} holds {bad} value(s) that are NaN or infinite: drop or repair those runs first")
     return array
 
 
@@ -30,7 +28,6 @@ def paired_arrays(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[np.float
     one, other = finite_array("first", first), finite_array("second", second)
     if one.shape != other.shape:
         raise ValueError(
-            f"first has shape {one.shape}, second {other.shape}: "
-            "pairs need the same seeds and images in the same order"
+            f"first has shape {one.shape}, second {other.shape}: pairs need the same seeds and images in the same order"
         )
     return one, other

@@ -34,9 +34,7 @@ def probability_of_improvement(
         raise ValueError(f"better is {better!r}: expected 'higher' or 'lower'")
     one, other = _runs_by_task("first", first), _runs_by_task("second", second)
     if one.shape[1] != other.shape[1]:
-        raise ValueError(
-            f"first has {one.shape[1]} task(s), second {other.shape[1]}: expected the same tasks"
-        )
+        raise ValueError(f"first has {one.shape[1]} task(s), second {other.shape[1]}: expected the same tasks")
     sign = 1.0 if better == "higher" else -1.0
     wins = 0.5 + 0.5 * np.sign(sign * (one[:, None, :] - other[None, :, :]))
     value = float(wins.mean())
@@ -48,9 +46,7 @@ def probability_of_improvement(
     draws = _resampled_wins(wins, resamples, np.random.default_rng(seed))
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     low, high = min(float(low), value), max(float(high), value)
-    return Estimate(
-        value, low, high, min(len(one), len(other)), "percentile bootstrap over runs within tasks"
-    )
+    return Estimate(value, low, high, min(len(one), len(other)), "percentile bootstrap over runs within tasks")
 
 
 def _runs_by_task(name: str, values: ArrayLike) -> NDArray[np.float64]:
@@ -62,9 +58,7 @@ def _runs_by_task(name: str, values: ArrayLike) -> NDArray[np.float64]:
     return array
 
 
-def _resampled_wins(
-    wins: NDArray[np.float64], resamples: int, rng: np.random.Generator
-) -> NDArray[np.float64]:
+def _resampled_wins(wins: NDArray[np.float64], resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """Bootstrap draws (resamples,) of the mean of `wins` (runs, runs, tasks), task by task."""
     runs, others, tasks = wins.shape
     total = np.zeros(resamples)

@@ -92,9 +92,7 @@ def _paired_skewed(rng: Rng, shape: tuple[int, int]) -> Floats:
 
 SEED_SCENARIOS = (
     SeedScenario("normal", 70.0, lambda rng, shape: rng.normal(70, 2, shape)),
-    SeedScenario(
-        "mildly skewed (log-normal, σ = 0.3)", np.exp(0.045), lambda rng, shape: rng.lognormal(0, 0.3, shape)
-    ),
+    SeedScenario("mildly skewed (log-normal, σ = 0.3)", np.exp(0.045), lambda rng, shape: rng.lognormal(0, 0.3, shape)),
     SeedScenario("near the ceiling (accuracy about 98 %)", 98.0, _near_ceiling),
     SeedScenario("paired difference, normal", 1.0, _paired_normal),
     SeedScenario("paired difference, skewed", np.exp(0.08) - np.exp(0.02), _paired_skewed),
@@ -199,9 +197,7 @@ def _welch(seeds: int, index: int) -> Estimate:
 
 def _improvement(seeds: int, index: int) -> Estimate:
     rng = np.random.default_rng([5, index])
-    return probability_of_improvement(
-        rng.normal(1, 1, seeds), rng.normal(0, 1, seeds), resamples=1000, seed=index
-    )
+    return probability_of_improvement(rng.normal(1, 1, seeds), rng.normal(0, 1, seeds), resamples=1000, seed=index)
 
 
 def seed_rows(simulations: int) -> list[CoverageRow]:

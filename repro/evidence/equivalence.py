@@ -49,9 +49,7 @@ def rounding_half_width(printed: str) -> float:
     try:
         exponent = Decimal(printed.strip()).as_tuple().exponent
     except InvalidOperation as error:
-        raise ValueError(
-            f"printed is {printed!r}: expected a number as it stands in the paper, e.g. '46.3'"
-        ) from error
+        raise ValueError(f"printed is {printed!r}: expected a number as it stands in the paper, e.g. '46.3'") from error
     if not isinstance(exponent, int):
         raise ValueError(f"printed is {printed!r}: expected a finite number")
     return float(Decimal(5).scaleb(exponent - 1))
@@ -73,13 +71,9 @@ def equivalence_test(
     """
     check_level(level)
     if not (math.isfinite(margin) and margin > 0):
-        raise ValueError(
-            f"margin is {margin}: expected a positive number; no run equals a value with margin 0"
-        )
+        raise ValueError(f"margin is {margin}: expected a positive number; no run equals a value with margin 0")
     if not (math.isfinite(published) and math.isfinite(rounding) and rounding >= 0):
-        raise ValueError(
-            f"published is {published}, rounding {rounding}: expected finite numbers, rounding >= 0"
-        )
+        raise ValueError(f"published is {published}, rounding {rounding}: expected finite numbers, rounding >= 0")
     reach = margin + rounding
     p_value = None
     if not isinstance(ours, Estimate):

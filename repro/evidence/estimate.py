@@ -23,16 +23,13 @@ class Estimate:
     def __post_init__(self) -> None:
         for name in ("value", "low", "high"):
             if math.isnan(getattr(self, name)):
-                raise ValueError(
-                    f"{name} is NaN: an estimate needs numbers; drop or repair the failed runs first"
-                )
+                raise ValueError(f"{name} is NaN: an estimate needs numbers; drop or repair the failed runs first")
         if self.n < 1:
             raise ValueError(f"n is {self.n}: an estimate stands on at least one value")
         slack = 1e-9 * max(1.0, abs(self.value))
         if not self.low - slack <= self.value <= self.high + slack:
             raise ValueError(
-                f"value {self.value} lies outside its interval [{self.low}, {self.high}]: "
-                "expected low <= value <= high"
+                f"value {self.value} lies outside its interval [{self.low}, {self.high}]: expected low <= value <= high"
             )
 
     def contains(self, number: float) -> bool:

@@ -43,9 +43,7 @@ def crossed_bounds(values: Floats, level: float) -> tuple[Floats, Floats]:
     ms_rest = np.sum(rest**2, axis=(-2, -1)) / ((seeds - 1) * (images - 1))
     # The difference of mean squares may fall below the pure noise it must contain, even below zero.
     total = np.maximum(ms_seed + ms_image - ms_rest, ms_rest)
-    squares = (
-        ms_seed**2 / (seeds - 1) + ms_image**2 / (images - 1) + ms_rest**2 / ((seeds - 1) * (images - 1))
-    )
+    squares = ms_seed**2 / (seeds - 1) + ms_image**2 / (images - 1) + ms_rest**2 / ((seeds - 1) * (images - 1))
     freedom = np.divide(total**2, squares, out=np.ones_like(total), where=squares > 0)
     both = stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(total / (seeds * images))
     seeds_only = stats.t.ppf((1 + level) / 2, seeds - 1) * np.sqrt(ms_seed / (seeds * images))
@@ -117,9 +115,7 @@ def image_interval(
     if bounds is not None:
         worst, best = bounds
         if not worst < best or array.min() < worst or array.max() > best:
-            raise ValueError(
-                f"bounds is {bounds}, values span [{array.min()}, {array.max()}]: they must lie inside"
-            )
+            raise ValueError(f"bounds is {bounds}, values span [{array.min()}, {array.max()}]: they must lie inside")
         if np.isin(array, bounds).all():
             return _wilson(int(np.count_nonzero(array == best)), len(array), worst, best, level)
     if len(array) < _FEW_IMAGES or np.ptp(array) == 0:
@@ -167,6 +163,4 @@ def unpaired_interval(first: ArrayLike, second: ArrayLike, level: float = 0.95) 
     squares = parts[0] ** 2 / (len(one) - 1) + parts[1] ** 2 / (len(other) - 1)
     freedom = parts.sum() ** 2 / squares if squares > 0 else 1.0
     half = stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(parts.sum())
-    return Estimate(
-        float(difference), float(difference - half), float(difference + half), n, "Welch t over seeds"
-    )
+    return Estimate(float(difference), float(difference - half), float(difference + half), n, "Welch t over seeds")

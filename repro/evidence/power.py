@@ -19,9 +19,7 @@ def paired_t_power(n: int, effect: float, sd: float, level: float = 0.95) -> flo
         raise ValueError(f"n is {n}, sd is {sd}: expected n >= 2 and sd > 0")
     noncentrality = abs(effect) / sd * math.sqrt(n)
     critical = stats.t.ppf((1 + level) / 2, n - 1)
-    return float(
-        stats.nct.sf(critical, n - 1, noncentrality) + stats.nct.cdf(-critical, n - 1, noncentrality)
-    )
+    return float(stats.nct.sf(critical, n - 1, noncentrality) + stats.nct.cdf(-critical, n - 1, noncentrality))
 
 
 def seeds_needed(spread: float | ArrayLike, effect: float, power: float = 0.8, level: float = 0.95) -> int:
@@ -59,9 +57,7 @@ def _standard_deviation(spread: float | ArrayLike) -> float:
         return sd
     differences = finite_array("spread", spread, ndim=1)
     if len(differences) < 2:
-        raise ValueError(
-            "spread holds 1 difference: at least 2 seeds are needed to know a standard deviation"
-        )
+        raise ValueError("spread holds 1 difference: at least 2 seeds are needed to know a standard deviation")
     return float(differences.std(ddof=1))
 
 

@@ -62,9 +62,7 @@ def decide(difference: Estimate, direction: Direction, margin: float = 0.0) -> V
         raise ValueError(f"direction is {direction!r}: expected 'greater' or 'less'")
     if not math.isfinite(margin):
         raise ValueError(f"margin is {margin}: expected a finite number in the unit of the difference")
-    low, high = (
-        (difference.low, difference.high) if direction == "greater" else (-difference.high, -difference.low)
-    )
+    low, high = (difference.low, difference.high) if direction == "greater" else (-difference.high, -difference.low)
     if low > margin:
         return Verdict.supported
     if high < margin:

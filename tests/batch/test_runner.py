@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from repro.evidence.attempt import load_attempt
 from repro.batch.job import make_jobs
 from repro.batch.runner import Outcome, Runner
 from repro.catalogue import Table, all_tables
+from repro.evidence.attempt import load_attempt
 from repro.evidence.record import record_of
 from repro.report.dashboard import write_dashboard
 

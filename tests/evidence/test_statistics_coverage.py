@@ -17,9 +17,7 @@ def test_interval_over_seeds_covers(scenario: coverage.SeedScenario, seeds: int)
 
 
 @pytest.mark.parametrize("seeds", coverage.SEED_COUNTS)
-@pytest.mark.parametrize(
-    "scenario", [s for s in coverage.CROSSED_SCENARIOS if s.promised], ids=lambda s: s.name
-)
+@pytest.mark.parametrize("scenario", [s for s in coverage.CROSSED_SCENARIOS if s.promised], ids=lambda s: s.name)
 def test_interval_over_seeds_and_images_covers(scenario: coverage.CrossedScenario, seeds: int) -> None:
     share = coverage.crossed_coverage(scenario, seeds, SIMULATIONS, np.random.default_rng(20 + seeds))
     assert 0.93 <= share <= 0.97
@@ -53,6 +51,4 @@ def test_table_marks_what_is_not_promised() -> None:
     rows = coverage.seed_rows(simulations=500)
     table = coverage.markdown_table(rows)
     assert len(table.splitlines()) == 2 + len(rows)
-    assert all(
-        ("†" in line) == (not row.promised) for line, row in zip(table.splitlines()[2:], rows, strict=True)
-    )
+    assert all(("†" in line) == (not row.promised) for line, row in zip(table.splitlines()[2:], rows, strict=True))

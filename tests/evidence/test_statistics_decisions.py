@@ -51,9 +51,7 @@ def test_decide(low: float, high: float, direction: str, margin: float, verdict:
 
 
 @given(numbers, widths, widths, numbers)
-def test_a_larger_difference_never_hurts_the_claim(
-    value: float, half: float, shift: float, margin: float
-) -> None:
+def test_a_larger_difference_never_hurts_the_claim(value: float, half: float, shift: float, margin: float) -> None:
     before = decide(around(value, half), "greater", margin)
     assert ORDER[decide(around(value + shift, half), "greater", margin)] >= ORDER[before]
     assert ORDER[decide(around(value, half), "greater", margin + shift)] <= ORDER[before]
@@ -82,9 +80,7 @@ def test_verdicts_differ_in_symbol_and_word() -> None:
     assert Verdict("not_comparable").label == "≠ not comparable"
 
 
-@pytest.mark.parametrize(
-    ("printed", "half"), [("46.3", 0.05), ("46", 0.5), ("0.470", 0.0005), ("-9.77", 0.005)]
-)
+@pytest.mark.parametrize(("printed", "half"), [("46.3", 0.05), ("46", 0.5), ("0.470", 0.0005), ("-9.77", 0.005)])
 def test_rounding_of_printed_numbers(printed: str, half: float) -> None:
     assert rounding_half_width(printed) == half
 
