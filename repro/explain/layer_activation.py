@@ -71,7 +71,9 @@ def recorded_outputs(layer: nn.Module, *, differentiable: bool) -> Iterator[list
 
     def record(_module: nn.Module, _inputs: object, output: object) -> Tensor | None:
         if not isinstance(output, Tensor):
-            raise ValueError(f"layer returns a {type(output).__name__}, not a tensor; choose a layer inside it")
+            raise ValueError(
+                f"layer returns a {type(output).__name__}, not a tensor; choose a layer inside it"
+            )
         if not differentiable:
             outputs.append(output.detach().clone())
             return None
@@ -101,7 +103,9 @@ def forward_with_activation(
         with recorded_outputs(layer, differentiable=differentiable) as outputs:
             logits = model(plain)
     if len(outputs) != 1:
-        raise ValueError(f"layer ran {len(outputs)} times in one forward pass; choose one that runs exactly once")
+        raise ValueError(
+            f"layer ran {len(outputs)} times in one forward pass; choose one that runs exactly once"
+        )
     return checked_logits(logits, len(inputs)), outputs[0]
 
 
@@ -126,7 +130,9 @@ def resolve_target(target: Target, logits: Float[Tensor, "n classes"]) -> Int[Te
     if indices.ndim == 0:
         indices = indices.expand(images)
     if indices.shape != (images,):
-        raise ValueError(f"target has shape {tuple(indices.shape)}; expected one class or one per image ({images})")
+        raise ValueError(
+            f"target has shape {tuple(indices.shape)}; expected one class or one per image ({images})"
+        )
     if images and not 0 <= int(indices.min()) <= int(indices.max()) < classes:
         raise ValueError(f"target {indices.tolist()} lies outside the model's classes 0…{classes - 1}")
     return indices.long()

@@ -11,7 +11,15 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 # What symbolic tracing raises on control flow that depends on values, on unusual signatures, on missing attributes.
-_UNTRACEABLE = (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError, AssertionError, KeyError)
+_UNTRACEABLE = (
+    fx.proxy.TraceError,
+    TypeError,
+    ValueError,
+    RuntimeError,
+    AttributeError,
+    AssertionError,
+    KeyError,
+)
 
 
 def inference_copy(model: nn.Module) -> nn.Module:
@@ -35,7 +43,9 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
     `network` must be a private copy: hooks on modules that contain others would not survive tracing, so a
     network with such hooks is returned as it is.
     """
-    if not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()) or _has_container_hooks(network):
+    if not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()) or _has_container_hooks(
+        network
+    ):
         return network
     try:
         traced = fx.symbolic_trace(network)

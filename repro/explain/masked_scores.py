@@ -34,7 +34,10 @@ ScoreSpace = Literal["probability", "logit"]
 Baseline = Literal["none", "input", "black"]
 
 _FOLDING_TOLERANCE = 1e-4  # of the largest logit; rounding alone stays below 1e-5
-_BATCH_SIZE = {"cpu": 8, "cuda": 128}  # CPU: beyond 8 images at 224² the activations leave the cache (digest §4)
+_BATCH_SIZE = {
+    "cpu": 8,
+    "cuda": 128,
+}  # CPU: beyond 8 images at 224² the activations leave the cache (digest §4)
 _BATCH_SIZE_OTHER = 32
 
 
@@ -181,7 +184,9 @@ class MaskedPasses:
         parts: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
         def step(part: slice) -> None:
-            logits, recorded = forward_with_activation(self.model, self.layer, inputs[part], differentiable=False)
+            logits, recorded = forward_with_activation(
+                self.model, self.layer, inputs[part], differentiable=False
+            )
             classes = resolve_target(slice_target(target, part), logits)
             parts[part.start] = (self.reshape(recorded), classes, logits)
 

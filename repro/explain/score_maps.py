@@ -9,7 +9,14 @@ from torch import Tensor, nn
 
 from repro.explain.class_activation_map import ClassActivationMap, upsample_map
 from repro.explain.layer_activation import Reshape, Target
-from repro.explain.masked_scores import EngineSettings, Gate, MaskedPasses, MaskedScores, MaskRule, gate_function
+from repro.explain.masked_scores import (
+    EngineSettings,
+    Gate,
+    MaskedPasses,
+    MaskedScores,
+    MaskRule,
+    gate_function,
+)
 
 SummedMap = Literal["lowres", "upsampled"]
 
@@ -84,7 +91,9 @@ def _gated(settings: ScoreMapSettings, values: Tensor) -> Tensor:
 
 def _checked_weights(scores: MaskedScores, settings: ScoreMapSettings) -> Float[Tensor, "n k"]:
     if scores.rule != settings.rule:
-        raise ValueError(f"scores were made with {scores.rule}, the settings ask for {settings.rule}; run them anew")
+        raise ValueError(
+            f"scores were made with {scores.rule}, the settings ask for {settings.rule}; run them anew"
+        )
     return settings.weights(scores)
 
 
@@ -114,7 +123,9 @@ class ScoreWeightedCAM(ClassActivationMap):
         self, inputs: Float[Tensor, "n c h w"], target: Target = None, *, signed: bool = False
     ) -> Float[Tensor, "n 1 a b"]:
         """The map on the layer's own grid, see `score_map_lowres`."""
-        return score_map_lowres(self.passes.run(inputs, target, self.settings.rule), self.settings, signed=signed)
+        return score_map_lowres(
+            self.passes.run(inputs, target, self.settings.rule), self.settings, signed=signed
+        )
 
 
 def shared_score_maps(
