@@ -11,10 +11,11 @@ _LIVE_TENSORS = 3
 
 
 def run_in_shrinking_batches(step: Callable[[slice], None], total: int, batch_size: int) -> int:
-    """Call `step` on consecutive slices of `range(total)`; on out-of-memory halve the batch and repeat the slice.
+    """Call `step` on consecutive slices of `range(total)`; without memory for one, halve the batch.
 
-    Returns the batch size it ended with. `step` must be repeatable: it writes its results to their places, it does not append
-    them. The out-of-memory error is passed on when a batch of one does not fit either; every other error at once.
+    Returns the batch size it ended with. `step` must be repeatable: it writes its results to their places,
+    it does not append them. The out-of-memory error is passed on when a batch of one does not fit either;
+    every other error at once.
     """
     start = 0
     while start < total:
@@ -67,5 +68,5 @@ def forward_bytes(model: nn.Module, image: Tensor) -> int:
 
 
 def batch_within_budget(model: nn.Module, image: Tensor, budget_mib: float, wanted: int) -> int:
-    """The largest batch not above `wanted` whose estimated activations fit in `budget_mib` MiB, but at least one."""
+    """The largest batch up to `wanted` whose estimated activations fit in `budget_mib` MiB; at least one."""
     return max(1, min(wanted, int(budget_mib * 2**20 / forward_bytes(model, image))))

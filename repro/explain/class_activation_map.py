@@ -21,8 +21,8 @@ class ClassActivationMap(LayerAttribution):
     Args:
         model: returns logits `(n, classes)`; explained in evaluation mode and left exactly as found.
         layer: a submodule that runs once per forward pass and returns `(n, c, h, w)` or `(n, tokens, c)`.
-        reshape: turns the layer's activation into `(n, c, h, w)`; default: token grids are detected, a class token
-            is dropped (`tokens_to_grid`).
+        reshape: turns the layer's activation into `(n, c, h, w)`; default: token grids are detected, a
+            class token is dropped (`tokens_to_grid`).
 
     Raises:
         ValueError: `layer` is no submodule of `model`.
@@ -36,4 +36,4 @@ class ClassActivationMap(LayerAttribution):
 
     @abstractmethod
     def attribute(self, inputs: Float[Tensor, "n c h w"], target: Target = None) -> Float[Tensor, "n 1 h w"]:
-        """Map of each image for its target class (None: the predicted one), at input size, >= 0, not normalised."""
+        """Map of each image for its target (None: the predicted class), at input size, >= 0, unnormalised."""

@@ -1,9 +1,9 @@
 """Grad-CAM and its relatives: maps weighted by the gradient of the class logit at one layer.
 
-Notation: activation A (n, k, h, w), gradient g = ∂y^c/∂A, S_k = Σ_ab A_ab. Gradients are taken to the activation
-only: none is computed for a parameter, and nothing before the layer is differentiated. All divisions are masked where
-their denominator is zero; no epsilon is added anywhere (an epsilon of 1e-6 is as large as 2g² on ResNet-18's last
-stage and turns Grad-CAM++ into another method: digest §1.3).
+Notation: activation A (n, k, h, w), gradient g = ∂y^c/∂A, S_k = Σ_ab A_ab. Gradients are taken to the
+activation only: none is computed for a parameter, and nothing before the layer is differentiated. All
+divisions are masked where their denominator is zero; no epsilon is added anywhere (an epsilon of 1e-6 is as
+large as 2g² on ResNet-18's last stage and turns Grad-CAM++ into another method: digest §1.3).
 """
 
 from abc import abstractmethod
@@ -35,8 +35,9 @@ def gradcam_plus_plus_weights(activation: Grid, gradient: Grid) -> ChannelWeight
     """Grad-CAM++: Σ_ab α_ab ReLU(g_ab) with α = g² / (2g² + S g³), 0 where g = 0 (Chattopadhay 2018 eq. 19).
 
     Computed as α = 1 / (2 + S g), the same number without g² and g³, which underflow for small gradients. The
-    factor exp(y^c) of the paper's derivation is common to all channels of an image and left out (it overflows at
-    y^c > 88 and cancels in any normalised map). α is 0 at the pole 2 + S g = 0 as well (signed activations only).
+    factor exp(y^c) of the paper's derivation is common to all channels of an image and left out (it
+    overflows at y^c > 88 and cancels in any normalised map). α is 0 at the pole 2 + S g = 0 as well
+    (signed activations only).
     """
     channel_sum = activation.sum(dim=(2, 3), keepdim=True)
     denominator = 2 + channel_sum * gradient
@@ -92,7 +93,7 @@ class GradientCAM(ClassActivationMap):
         return maps if signed else maps.relu()
 
     def _signed_map(self, inputs: Tensor, target: Target) -> Tensor:
-        # The caller may be in no_grad or inference mode; the few layers behind `layer` need a graph all the same.
+        # The caller may be in no_grad or inference mode; what runs behind `layer` needs a graph all the same.
         with torch.inference_mode(False), torch.enable_grad():
             logits, recorded = forward_with_activation(
                 self.forward_func, self.layer, inputs, differentiable=True
@@ -117,7 +118,7 @@ class GradCAMPlusPlus(GradientCAM):
 
 
 class XGradCAM(GradientCAM):
-    """XGrad-CAM (Fu 2020). Identical to Grad-CAM where the gradient is constant over each channel (GAP heads)."""
+    """XGrad-CAM (Fu 2020). Equal to Grad-CAM where each channel's gradient is constant (GAP heads)."""
 
     def combine(self, activation: Grid, gradient: Grid) -> Float[Tensor, "n 1 h w"]:
         return (xgradcam_weights(activation, gradient) * activation).sum(dim=1, keepdim=True)

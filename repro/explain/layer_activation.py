@@ -1,7 +1,8 @@
 """Reading a layer's activation without leaving a trace in the model.
 
 Everything here is shared by the explainers: the model in evaluation mode for as long as a block lasts, the
-activation of one layer (with the graph that hangs *behind* it, when gradients are wanted), token grids, targets.
+activation of one layer (with the graph that hangs *behind* it, when gradients are wanted), token grids,
+targets.
 """
 
 import math
@@ -37,8 +38,8 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 def tokens_to_grid(activation: Tensor) -> Float[Tensor, "n c h w"]:
     """Turn `(n, tokens, c)` into `(n, c, h, w)`; an activation that is a grid already passes through.
 
-    With `tokens` a square all tokens are patches; with `tokens - 1` a square the first one is a class token and
-    is dropped. Raises `ValueError` for any other number of tokens or dimensions.
+    With `tokens` a square all tokens are patches; with `tokens - 1` a square the first one is a class
+    token and is dropped. Raises `ValueError` for any other number of tokens or dimensions.
     """
     if activation.ndim == 4:
         return activation
@@ -53,7 +54,7 @@ def tokens_to_grid(activation: Tensor) -> Float[Tensor, "n c h w"]:
         side = math.isqrt(tokens - 1)
         if side * side != tokens - 1:
             raise ValueError(
-                f"{tokens} tokens are neither a square grid nor a square grid and a class token; pass reshape="
+                f"{tokens} tokens are no square grid, with or without a class token; pass reshape="
             )
         activation = activation[:, 1:]
     return activation.transpose(1, 2).unflatten(2, (side, side))
@@ -63,9 +64,9 @@ def tokens_to_grid(activation: Tensor) -> Float[Tensor, "n c h w"]:
 def recorded_outputs(layer: nn.Module, *, differentiable: bool) -> Iterator[list[Tensor]]:
     """Record what `layer` returns during the block, as copies that a later in-place operation cannot reach.
 
-    With `differentiable=True` each output becomes a leaf that requires grad, and what runs after the layer sees a
-    copy of it with gradients switched on: no graph is built before the layer, and an in-place ReLU behind it
-    leaves the leaf as it was.
+    With `differentiable=True` each output becomes a leaf that requires grad, and what runs after the layer
+    sees a copy of it with gradients switched on: no graph is built before the layer, and an in-place ReLU
+    behind it leaves the leaf as it was.
     """
     outputs: list[Tensor] = []
 
@@ -95,8 +96,8 @@ def forward_with_activation(
 ) -> tuple[Float[Tensor, "n classes"], Tensor]:
     """Logits of `inputs` and the untouched activation of `layer`, whatever the shape the layer gives it.
 
-    Raises `ValueError` when the layer runs never or more than once in a forward pass, or when the model does not
-    return one `(n, classes)` tensor.
+    Raises `ValueError` when the layer runs never or more than once in a forward pass, or when the model
+    does not return one `(n, classes)` tensor.
     """
     with torch.inference_mode(False), torch.no_grad():
         plain = inputs.clone() if inputs.is_inference() else inputs
@@ -120,7 +121,8 @@ def checked_logits(logits: object, images: int) -> Float[Tensor, "n classes"]:
 
 
 def resolve_target(target: Target, logits: Float[Tensor, "n classes"]) -> Int[Tensor, " n"]:
-    """Class index per image: one integer for all, one per image, or the predicted class where `target` is None."""
+    """Class index per image: one integer for all, one per image, or the predicted class where `target` is
+    None."""
     images, classes = logits.shape
     if target is None:
         return logits.argmax(dim=1)
@@ -131,7 +133,7 @@ def resolve_target(target: Target, logits: Float[Tensor, "n classes"]) -> Int[Te
         indices = indices.expand(images)
     if indices.shape != (images,):
         raise ValueError(
-            f"target has shape {tuple(indices.shape)}; expected one class or one per image ({images})"
+            f"target has shape {tuple(indices.shape)}; expected () or ({images},), one class per image"
         )
     if images and not 0 <= int(indices.min()) <= int(indices.max()) < classes:
         raise ValueError(f"target {indices.tolist()} lies outside the model's classes 0…{classes - 1}")

@@ -1,7 +1,7 @@
 """A copy of a network for the masked passes of Score-CAM: same function, faster layout.
 
-The copy shares every tensor it does not have to change with the model, so it costs little memory, and nothing done
-to it reaches the model.
+The copy shares every tensor it does not have to change with the model, so it costs little memory, and
+nothing done to it reaches the model.
 """
 
 import copy
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-# What symbolic tracing raises on control flow that depends on values, on unusual signatures, on missing attributes.
+# What symbolic tracing raises on control flow that depends on values and on unusual signatures.
 _UNTRACEABLE = (
     fx.proxy.TraceError,
     TypeError,
@@ -36,7 +36,7 @@ def inference_copy(model: nn.Module) -> nn.Module:
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:
-    """`network` with each batch norm folded into the convolution before it; `network` itself where it cannot be traced.
+    """Fold each batch norm into the convolution before it; return `network` itself where it cannot be traced.
 
     Folded are pairs in which the convolution runs once and feeds the batch norm only. The result equals the
     network up to rounding *for the control flow that was traced*: the caller compares the two (`agrees`).

@@ -1,11 +1,13 @@
 """The engine of Score-CAM and ScoreCAM++: what the network says about the image seen through each channel.
 
-A *mask rule* turns channel k of an activation into a mask H_k of input size; the engine runs the network on X∘H_k for
-every channel of every image and keeps two numbers per channel, the target's logit and its log-probability. Every
-score space, baseline and weighting is arithmetic on these, so explanations with the same mask rule share one run.
+A *mask rule* turns channel k of an activation into a mask H_k of input size; the engine runs the network
+on X∘H_k for every channel of every image and keeps two numbers per channel, the target's logit and its
+log-probability. Every score space, baseline and weighting is arithmetic on these, so explanations with the
+same mask rule share one run.
 
-Exact savings: channels whose mask is zero everywhere share one pass of the all-zero input (a dead channel costs
-nothing), batches span images, batch norm is folded and the layout is channels-last on a private copy of the network.
+Exact savings: channels whose mask is zero everywhere share one pass of the all-zero input (a dead channel
+costs nothing), batches span images, batch norm is folded and the layout is channels-last on a private copy
+of the network.
 """
 
 from dataclasses import dataclass
@@ -42,7 +44,7 @@ _BATCH_SIZE_OTHER = 32
 
 
 def gate_function(gate: Gate, values: Tensor) -> Tensor:
-    """ScoreCAM++'s gate activations (paper Table 5); `sigmoid_relu` is sigmoid(relu(u)) of the released code."""
+    """ScoreCAM++'s gates (paper Table 5); `sigmoid_relu` is the released code's sigmoid(relu(u))."""
     if gate == "tanh":
         return values.tanh()
     if gate == "relu":
@@ -63,7 +65,7 @@ class MaskRule:
     gate: Gate | None = None
     """Gate of the upsampled channel; None: min-max normalisation (Score-CAM)."""
     normalise: Literal["upsample_first", "lowres_first"] = "upsample_first"
-    """Min-max after upsampling, or on the layer's own grid before it. Without effect for gates, which come after."""
+    """Min-max after upsampling, or on the layer's own grid before it. Gates always come after."""
     align_corners: bool = False
     """Bilinear upsampling with corner pixels aligned (pytorch-grad-cam's UpsamplingBilinear2d)."""
 
@@ -80,7 +82,7 @@ class MaskRule:
         return _minmax(self.upsample(channels, size))
 
     def blank(self, activations: Float[Tensor, "n k a c"]) -> Bool[Tensor, "n k"]:
-        """Channels whose mask is zero everywhere: constant ones (min-max), all-zero ones (gates with gate(0) = 0)."""
+        """Channels whose mask is zero everywhere: constant (min-max) or all zero (gates with gate(0) = 0)."""
         if self.gate is None:
             return activations.amax(dim=(2, 3)) == activations.amin(dim=(2, 3))
         zero = (activations == 0).all(dim=3).all(dim=2)
@@ -88,9 +90,8 @@ class MaskRule:
 
 
 def _minmax(channels: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
-    low, high = channels.aminmax(dim=2, keepdim=True)
-    low, high = low.amin(dim=3, keepdim=True), high.amax(dim=3, keepdim=True)
-    extent = high - low
+    low = channels.amin(dim=(2, 3), keepdim=True)
+    extent = channels.amax(dim=(2, 3), keepdim=True) - low
     # Two values one rounding step apart may be upsampled to one and the same: the mask is then zero.
     return (channels - low).div_(extent.masked_fill_(extent == 0, 1))
 
@@ -146,7 +147,7 @@ class MaskedScores:
     """f(0), the all-zero input (after normalisation: the data set's mean colour), shape (n, 1)."""
 
     def scores(self, space: ScoreSpace, baseline: Baseline = "none") -> Float[Tensor, "n k"]:
-        """α_k = f(X∘H_k), minus f(X) (`input`; ScoreCAM++ paper eq. 5, 10) or f(0) (`black`; Score-CAM paper)."""
+        """f(X∘H_k), minus f(X) (`input`: ScoreCAM++ eq. 5, 10) or f(0) (`black`: Score-CAM paper)."""
         scores = self.masked.in_space(space)
         if baseline == "none":
             return scores
@@ -170,7 +171,7 @@ class MaskedPasses:
         self.settings = settings or EngineSettings()
 
     def run(self, inputs: Float[Tensor, "n c h w"], target: Target, rule: MaskRule) -> MaskedScores:
-        """Score every channel's masked image of every input for its target class (None: the predicted class)."""
+        """Score each channel's masked image of each input for its target (None: the predicted class)."""
         batch = self.settings.batch_size or _BATCH_SIZE.get(inputs.device.type, _BATCH_SIZE_OTHER)
         activations, classes, logits = self._whole_images(inputs, target, batch)
         with torch.no_grad():

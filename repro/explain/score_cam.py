@@ -15,7 +15,7 @@ from repro.explain.score_maps import ScoreWeightedCAM, SummedMap
 
 @dataclass(frozen=True)
 class ScoreCAMSettings:
-    """A reading of Score-CAM. The default is the released code (haofanwang, and its copy by ScoreCAM++'s authors)."""
+    """A reading of Score-CAM. Default: haofanwang's code, which ScoreCAM++'s authors release a copy of."""
 
     score_space: ScoreSpace = "probability"
     """Scale on which masked images are scored."""
@@ -52,7 +52,7 @@ class ScoreCAMSettings:
 
 SCORE_CAM_PRESETS: Mapping[str, ScoreCAMSettings] = MappingProxyType(
     {
-        # Score-CAM paper, Algorithm 1 and section 3.2: post-softmax scores, black baseline, softmax over channels.
+        # Score-CAM paper, Algorithm 1, section 3.2: post-softmax scores, black baseline, channel softmax.
         "paper": ScoreCAMSettings(
             baseline="black", channel_softmax=True, summed_map="lowres", skip_constant=False
         ),
@@ -84,7 +84,7 @@ SCORE_CAM_PRESETS: Mapping[str, ScoreCAMSettings] = MappingProxyType(
 
 
 class ScoreCAM(ScoreWeightedCAM):
-    """Score-CAM: channels weighted by the target's score on the image seen through them (ScoreCAM++ paper eq. 3-7).
+    """Score-CAM: channels weighted by the target's score on the image seen through them.
 
     Args:
         model, layer, reshape: as for every `ClassActivationMap`.

@@ -17,13 +17,14 @@ from repro.explain.score_maps import ScoreWeightedCAM, SummedMap
 class ScoreCAMPlusPlusSettings:
     """A reading of ScoreCAM++. The default is the released code.
 
-    The paper's eq. (10) subtracts f(X) from each weight. Masking an image nearly always lowers a confident network's
-    score, so these weights are nearly all negative and the ReLU of eq. (9) leaves an all-zero map (86-99 % of maps in
-    the digest's toy, §1.4). The released code subtracts nothing, and so does the default.
+    The paper's eq. (10) subtracts f(X) from each weight. Masking an image nearly always lowers a confident
+    network's score, so these weights are nearly all negative and the ReLU of eq. (9) leaves an all-zero
+    map (86-99 % of maps in the digest's toy, §1.4). The released code subtracts nothing, and so does the
+    default.
     """
 
     gate: Gate = "tanh"
-    """s(.) of eq. 12; the others are Table 5's. `sigmoid_relu` is what the released code has for "Sigmoid"."""
+    """s(.) of eq. 12; the others are Table 5's, `sigmoid_relu` the released code's "Sigmoid"."""
     gate_on: Literal["mask", "both"] = "both"
     """Gate the mask only (Table 6 "Normalization") or also the channels that are summed (eq. 9)."""
     score_space: ScoreSpace = "probability"

@@ -47,8 +47,8 @@ def score_map_lowres(
 ) -> Float[Tensor, "n 1 a b"]:
     """Σ_k α_k G(A_k) on the layer's own grid, G the identity or the gate; after the ReLU unless `signed`.
 
-    Where a gate is applied to upsampled channels (`summed_map="upsampled"`), this is the grid's own map, not a
-    resized version of the full one.
+    Where a gate is applied to upsampled channels (`summed_map="upsampled"`), this is the grid's own map,
+    not a resized version of the full one.
     """
     weights = _checked_weights(scores, settings)
     summed = (weights[:, :, None, None] * _gated(settings, scores.activations)).sum(dim=1, keepdim=True)
@@ -136,8 +136,8 @@ def shared_score_maps(
 ) -> dict[str, Float[Tensor, "n 1 h w"]]:
     """Maps of several variants; those with equal mask rules share one run of the masked passes.
 
-    Score space, baseline, channel softmax, what is summed and ScoreCAM++'s `gate_on` do not touch the masks: ten such
-    variants cost as much as one.
+    Score space, baseline, channel softmax, what is summed and ScoreCAM++'s `gate_on` do not touch the
+    masks: ten such variants cost as much as one.
     """
     runs: dict[MaskRule, MaskedScores] = {}
     maps: dict[str, Tensor] = {}
