@@ -1,8 +1,8 @@
 """Augmented Grad-CAM++: Grad-CAM++ of many warped copies of an image, put together to one map.
 
 The paper (Gao 2023, Electronics 12(23) 4846) released no code and its text gives no constants. This is a
-*reconstruction*: Grad-CAM++ in the place of Grad-CAM in Augmented Grad-CAM (Morbidelli, ICASSP 2020), whose released code
-states every constant used here (digest §2).
+*reconstruction*: Grad-CAM++ in the place of Grad-CAM in Augmented Grad-CAM (Morbidelli, ICASSP 2020), whose
+released code states every constant used here (digest §2).
 """
 
 import math
@@ -31,9 +31,9 @@ Affine = Float[Tensor, "r 2 3"]
 class SuperResolutionSettings:
     """min_v Σ_i ‖D T_i v − g_i‖² + λ_tv Σ|∇v|₁ + λ_energy ‖v‖², v₀ = 0 (ICASSP 2020 code).
 
-    D samples at the cell centres; the released D (TensorFlow 1's resize) samples at the cells' corners, which shifts
-    the map by half a cell. With the published step and iterations v is far from converged (Adam moves at most
-    `learning_rate` per step): raise `learning_rate` to 1e-2 for a sharp map (digest §2).
+    D samples at the cell centres; the released D (TensorFlow 1's resize) samples at the cells' corners, which
+    shifts the map by half a cell. With the published step and iterations v is far from converged (Adam moves
+    at most `learning_rate` per step): raise `learning_rate` to 1e-2 for a sharp map (digest §2).
     """
 
     total_variation: float = 0.002
@@ -61,13 +61,15 @@ class AugmentationSettings:
     combine: Literal["mean", "max", "super_resolution"] = "mean"
     """How the copies' maps become one."""
     explained: Literal["target", "copy_number"] = "target"
-    """Class explained on each copy; `copy_number` is the released ScoreCAM++ code's slip (class j on copy j)."""
+    """Class explained on each copy; `copy_number`: class j on copy j, a slip of the released code."""
     inverse_warp: bool = True
     """Bring each copy's map back to the image's frame; the released ScoreCAM++ code does not."""
+    normalise: Literal["maximum", "minmax"] = "maximum"
+    """Scale of each copy's map: by its maximum (ICASSP) or to 0…1 (released ScoreCAM++ code; constant → 0)."""
     super_resolution: SuperResolutionSettings = SuperResolutionSettings()
     """Used with `combine="super_resolution"` only."""
     seed: int = 0
-    """Seed of the warps. All images get the same warps: a map does not depend on its place in the batch."""
+    """Seed of the warps. All images get the same ones: a map does not depend on its place in the batch."""
 
     def __post_init__(self) -> None:
         if self.copies < 1:
@@ -85,12 +87,13 @@ RELEASED_AUGMENTATION = AugmentationSettings(
     interpolation="nearest",
     explained="copy_number",
     inverse_warp=False,
+    normalise="minmax",
 )
-"""AquillaNatus/ScoreCAMpp 22c2d3a, the notebook behind Tables 1-4 (r = 100): not a baseline, see digest §0 (4)."""
+"""AquillaNatus/ScoreCAMpp 22c2d3a, the notebook behind Tables 1-4 (r = 100). No baseline: digest §0 (4)."""
 
 
 def draw_warps(settings: AugmentationSettings, size: tuple[int, int], *, identity_first: bool) -> Affine:
-    """Random rotations followed by translations, as maps from original to warped pixel offsets from the centre."""
+    """Random rotations, then translations: maps from original to warped pixel offsets from the centre."""
     generator = torch.Generator().manual_seed(settings.seed)
     draws = 2 * torch.rand(settings.copies, 3, generator=generator) - 1
     if identity_first:
@@ -115,7 +118,7 @@ def sampling_grid(
 
     In `grid_sample`'s coordinates: -1 and 1 are the outer edges (align_corners=False).
     """
-    half = torch.tensor([size[1], size[0]], device=warps.device) / 2
+    half = torch.tensor([size[1], size[0]], device=warps.device, dtype=warps.dtype) / 2
     scaled = warps * torch.cat([half, half.new_ones(1)]) / half[:, None]
     rows, columns = cells or size
     return F.affine_grid(scaled, [len(warps), 1, rows, columns], align_corners=False)
@@ -145,7 +148,7 @@ class AugmentedGradCAMPlusPlus(ClassActivationMap):
         self._explainer = GradCAMPlusPlus(model, layer, reshape=reshape)
 
     def attribute(self, inputs: Float[Tensor, "n c h w"], target: Target = None) -> Float[Tensor, "n 1 h w"]:
-        """Map of each image for its target (None: the class predicted on the image itself, not on its copies)."""
+        """Map of each image for its target (None: the class predicted on the unwarped image)."""
         with evaluation_mode(self.forward_func):
             logits, _ = forward_with_activation(self.forward_func, self.layer, inputs, differentiable=False)
         targets = resolve_target(target, logits)
@@ -167,9 +170,8 @@ class AugmentedGradCAMPlusPlus(ClassActivationMap):
             # The released loop explains the image for its own class as well, before the copies.
             copies = torch.cat([image, copies])
             labels = torch.cat([label, torch.arange(len(warps), device=label.device) % classes])
-        cams = _divide_by_maximum(
-            self._explainer.attribute_lowres(copies, labels, batch_size=self.batch_size)
-        )
+        cams = self._explainer.attribute_lowres(copies, labels, batch_size=self.batch_size)
+        cams = _scaled(cams, from_minimum=settings.normalise == "minmax")
         if settings.combine == "super_resolution":
             return super_resolve(cams, warps, size, settings.super_resolution)
         maps = upsample_map(cams, size)
@@ -178,8 +180,10 @@ class AugmentedGradCAMPlusPlus(ClassActivationMap):
         return maps.mean(0, keepdim=True) if settings.combine == "mean" else maps.amax(0, keepdim=True)
 
 
-def _divide_by_maximum(cams: Float[Tensor, "r 1 a b"]) -> Float[Tensor, "r 1 a b"]:
-    """Each map divided by its own maximum; an all-zero map stays zero."""
+def _scaled(cams: Float[Tensor, "r 1 a b"], *, from_minimum: bool) -> Float[Tensor, "r 1 a b"]:
+    """Each map divided by its own maximum, its minimum subtracted before if asked; zero maps stay zero."""
+    if from_minimum:
+        cams = cams - cams.amin(dim=(2, 3), keepdim=True)
     peak = cams.amax(dim=(2, 3), keepdim=True)
     return cams / peak.masked_fill(peak == 0, 1)
 
@@ -187,7 +191,7 @@ def _divide_by_maximum(cams: Float[Tensor, "r 1 a b"]) -> Float[Tensor, "r 1 a b
 def super_resolve(
     cams: Float[Tensor, "r 1 a b"], warps: Affine, size: tuple[int, int], settings: SuperResolutionSettings
 ) -> Float[Tensor, "1 1 h w"]:
-    """The map of `size` whose warped, downsampled copies fit `cams` best (ICASSP 2020), negative values cut off."""
+    """The map of `size` whose warped, downsampled copies fit `cams` best (ICASSP 2020), cut off at 0."""
     copies = len(cams)
     # Only the cell centres of the warped map are needed: r·a·b samples instead of r full warps.
     grids = sampling_grid(invert(warps), size, cells=(cams.shape[-2], cams.shape[-1]))

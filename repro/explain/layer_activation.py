@@ -115,14 +115,13 @@ def checked_logits(logits: object, images: int) -> Float[Tensor, "n classes"]:
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != images:
         given = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(
-            f"model returned {given}; expected logits of shape ({images}, classes). Wrap the model to return them"
+            f"model returned {given}; expected logits of shape ({images}, classes); wrap the model"
         )
     return logits
 
 
 def resolve_target(target: Target, logits: Float[Tensor, "n classes"]) -> Int[Tensor, " n"]:
-    """Class index per image: one integer for all, one per image, or the predicted class where `target` is
-    None."""
+    """Class index per image: one integer for all, one per image, or (None) the predicted class."""
     images, classes = logits.shape
     if target is None:
         return logits.argmax(dim=1)

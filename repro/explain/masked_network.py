@@ -43,9 +43,8 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
     `network` must be a private copy: hooks on modules that contain others would not survive tracing, so a
     network with such hooks is returned as it is.
     """
-    if not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()) or _has_container_hooks(
-        network
-    ):
+    has_norm = any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    if not has_norm or _has_container_hooks(network):
         return network
     try:
         traced = fx.symbolic_trace(network)
