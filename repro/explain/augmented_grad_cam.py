@@ -65,7 +65,7 @@ class AugmentationSettings:
     inverse_warp: bool = True
     """Bring each copy's map back to the image's frame; the released ScoreCAM++ code does not."""
     normalise: Literal["maximum", "minmax"] = "maximum"
-    """Scale of each copy's map: by its maximum (ICASSP) or to 0…1 (released ScoreCAM++ code; constant → 0)."""
+    """Scale of each copy's map: by its maximum (ICASSP) or to 0…1 (released code; constant → 0)."""
     super_resolution: SuperResolutionSettings = SuperResolutionSettings()
     """Used with `combine="super_resolution"` only."""
     seed: int = 0

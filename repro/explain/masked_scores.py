@@ -82,7 +82,11 @@ class MaskRule:
         return _minmax(self.upsample(channels, size))
 
     def blank(self, activations: Float[Tensor, "n k a c"]) -> Bool[Tensor, "n k"]:
-        """Channels whose mask is zero everywhere: constant (min-max) or all zero (gates with gate(0) = 0)."""
+        """Channels whose mask is zero everywhere: constant (min-max) or all zero (gates with gate(0) = 0).
+
+        Constancy is judged on the layer's grid: upsampling a constant leaves rounding noise, which a min-max of the
+        upsampled channel would stretch to a random mask.
+        """
         if self.gate is None:
             return activations.amax(dim=(2, 3)) == activations.amin(dim=(2, 3))
         zero = (activations == 0).all(dim=3).all(dim=2)
