@@ -85,9 +85,7 @@ class Arrays:
 Fill = Callable[[Arrays], Filled]
 
 
-def key_of(
-    ids: Sequence[str], files: Sequence[Path], chosen: Int[np.ndarray, " m"], size: int, fit: Fit
-) -> str:
+def key_of(ids: Sequence[str], files: Sequence[Path], chosen: Int[np.ndarray, " m"], size: int, fit: Fit) -> str:
     """Hash of ids, size and time of change of the chosen files, and of the geometry."""
     rows = [[ids[index], *_state(files[index])] for index in chosen.tolist()]
     return content_hash([_FORMAT, size, fit, rows])

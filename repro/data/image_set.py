@@ -61,7 +61,7 @@ class ImageSet:
             value = getattr(self, name)
             if value is not None and len(value) != count:
                 raise ValueError(f"{name}: {len(value)} entries for {count} images of {self.name!r}")
-        if count and not (0 <= int(self.labels.min()) and int(self.labels.max()) < len(self.classes)):
+        if count and not (int(self.labels.min()) >= 0 and int(self.labels.max()) < len(self.classes)):
             raise ValueError(
                 f"labels of {self.name!r} run from {int(self.labels.min())} to {int(self.labels.max())}, "
                 f"but there are {len(self.classes)} classes"
@@ -77,7 +77,7 @@ class ImageSet:
             ValueError: an index is negative or not below `len(self)`.
         """
         chosen = torch.as_tensor(indices, dtype=torch.int64)
-        if len(chosen) and not (0 <= int(chosen.min()) and int(chosen.max()) < len(self)):
+        if len(chosen) and not (int(chosen.min()) >= 0 and int(chosen.max()) < len(self)):
             raise ValueError(f"indices must lie in 0..{len(self) - 1}, got {chosen.tolist()[:10]}")
         rows = chosen.tolist()
         return ImageSet(

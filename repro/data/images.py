@@ -48,7 +48,15 @@ def read_image(source: Path | bytes, upright: bool = True) -> UInt8[np.ndarray, 
         raise
     except FileNotFoundError as error:
         raise UnreadableImageError("file is missing") from error
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError) as error:
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        struct.error,
+        zlib.error,
+        Image.DecompressionBombError,
+    ) as error:
         raise UnreadableImageError(f"{type(error).__name__}: {error}") from error
 
 

@@ -1,10 +1,11 @@
 """From files to an `ImageSet`: which images, read in parallel, damaged ones named, results cached."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from repro.data.images import Fit, Frame, UnreadableImageError
 from repro.data.registry import LoadRequest
 
 _BLOCK = 64
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,23 @@ class DamagedImageError(ValueError):
         )
 
 
+class DamagedFileError(ValueError):
+    """A file that describes or holds many images is truncated or contradicts itself."""
+
+
 class UnknownSplitError(ValueError):
     """A data set has no split of that name, or not on this machine."""
+
+
+def choose_split(splits: Mapping[str, Value], split: str, name: str) -> Value:
+    """What `splits` holds for `split`.
+
+    Raises:
+        UnknownSplitError: nothing; the message lists the splits there are.
+    """
+    if split not in splits:
+        raise UnknownSplitError(f"split={split!r} of {name!r}: expected one of {', '.join(splits)}")
+    return splits[split]
 
 
 def class_balanced_draw(labels: Int[np.ndarray, " n"], limit: int, seed: int) -> Int[np.ndarray, " m"]:
@@ -79,9 +96,7 @@ def class_balanced_draw(labels: Int[np.ndarray, " n"], limit: int, seed: int) ->
     return np.sort(order[:limit])
 
 
-def load_listing(
-    name: str, listing: Listing, request: LoadRequest, size: int, fit: Fit, cached: bool
-) -> ImageSet:
+def load_listing(name: str, listing: Listing, request: LoadRequest, size: int, fit: Fit, cached: bool) -> ImageSet:
     """Read the images that `request` asks for; `size` and `fit` are the data set's defaults.
 
     Raises:

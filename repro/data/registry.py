@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from repro.data.image_set import ImageSet
+from repro.data.images import Fit
 
 OnBadImage = Literal["stop", "skip"]
-Fit = Literal["crop", "squash", "pad"]
 
 
 class UnknownDatasetError(ValueError):

@@ -169,9 +169,7 @@ def _draw_object(
     return (body >= 0.5) | part_mask, part_mask
 
 
-def _draw_part(
-    canvas: Canvas, rng: np.random.Generator, grid: Grid, label: int, centre: Point, scale: float
-) -> Mask:
+def _draw_part(canvas: Canvas, rng: np.random.Generator, grid: Grid, label: int, centre: Point, scale: float) -> Mask:
     """Paint the two-tone disc with the emblem of class `label` near the body's rim; returns the disc's mask."""
     radius = np.float32(0.75 * scale if scale < 0.16 else 0.12)
     around, reach = rng.uniform(0, 2 * math.pi), rng.uniform(0.6, 0.85) * scale

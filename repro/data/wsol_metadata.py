@@ -68,8 +68,7 @@ class WsolMetadata:
         if self.sizes is None:
             raise ValueError("sizes are needed to scale boxes; OpenImages has masks instead")
         return [
-            (boxes * size / np.tile(wh, 2)).astype(np.int64)
-            for boxes, wh in zip(self.boxes, self.sizes, strict=True)
+            (boxes * size / np.tile(wh, 2)).astype(np.int64) for boxes, wh in zip(self.boxes, self.sizes, strict=True)
         ]
 
 
@@ -153,9 +152,7 @@ def _read_masks(path: Path, position: dict[str, int]) -> list[MaskFiles]:
     return [MaskFiles(tuple(masks), area) for masks, area in zip(found, ignore, strict=True)]
 
 
-def image_scale(
-    actual: tuple[int, int], original: Int[np.ndarray, "2"] | None
-) -> Float[np.ndarray, "4"]:
+def image_scale(actual: tuple[int, int], original: Int[np.ndarray, "2"] | None) -> Float[np.ndarray, "4"]:
     """Factors from boxes in original pixels to boxes of an image that was stored at another size.
 
     Args:
