@@ -1,0 +1,40 @@
+"""Data sets: registry, embedded sets, preparation from archives, integrity."""
+
+from repro.data.archives import DamagedArchiveError, UnsafeArchiveError
+from repro.data.entries import ENTRIES
+from repro.data.image_set import BadImage, ImageSet
+from repro.data.images import UnreadableImageError, read_image
+from repro.data.labels import label_map
+from repro.data.listing import DamagedFileError, DamagedImageError, UnknownSplitError
+from repro.data.load import MissingDataError, load_dataset
+from repro.data.preparation import CheckResult, PrepareError, check, describe, prepare
+from repro.data.registry import DatasetEntry, UnknownDatasetError
+from repro.data.scenes import load_scenes
+from repro.data.wsol_metadata import MetadataError, WsolMetadata, read_wsol_metadata
+
+__all__ = [
+    "ENTRIES",
+    "BadImage",
+    "CheckResult",
+    "DamagedArchiveError",
+    "DamagedFileError",
+    "DamagedImageError",
+    "DatasetEntry",
+    "ImageSet",
+    "MetadataError",
+    "MissingDataError",
+    "PrepareError",
+    "UnknownDatasetError",
+    "UnknownSplitError",
+    "UnreadableImageError",
+    "UnsafeArchiveError",
+    "WsolMetadata",
+    "check",
+    "describe",
+    "label_map",
+    "load_dataset",
+    "load_scenes",
+    "prepare",
+    "read_image",
+    "read_wsol_metadata",
+]

@@ -1,0 +1,181 @@
+"""From files to an `ImageSet`: which images, read in parallel, damaged ones named, results cached."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int, Shaped, UInt8
+
+from repro.data import cache
+from repro.data.image_set import BadImage, ImageSet
+from repro.data.images import Fit, Frame, UnreadableImageError
+from repro.data.registry import LoadRequest
+
+_BLOCK = 64
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image as stored, with its ground truth in its own pixels (boxes half-open)."""
+
+    image: UInt8[np.ndarray, "h w 3"]
+    boxes: Shaped[np.ndarray, "k 4"] | None = None
+    mask: Bool[np.ndarray, "h w"] | None = None
+    ignore: Bool[np.ndarray, "h w"] | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All images of one split, not yet read.
+
+    Attributes:
+        ids: unique names, in the publisher's order.
+        labels: class index per image.
+        classes: class names in index order.
+        read: reads the i-th image; raises `UnreadableImageError`. Called from several threads.
+        files: the file behind each image, where there is one; the cache watches size and time of change.
+    """
+
+    ids: list[str]
+    labels: Int[np.ndarray, " n"]
+    classes: list[str]
+    read: Callable[[int], Sample]
+    files: list[Path] | None = None
+
+
+class DamagedImageError(ValueError):
+    """Images could not be read; `images` holds all of them, the message names the first ten."""
+
+    def __init__(self, name: str, images: Sequence[BadImage]) -> None:
+        self.images = tuple(images)
+        shown = "\n".join(f"  {bad.id}: {bad.reason}" for bad in self.images[:10])
+        more = f"\n  … and {len(self.images) - 10} more" if len(self.images) > 10 else ""
+        super().__init__(
+            f"{len(self.images)} damaged images in {name!r}:\n{shown}{more}\nrepair them (repro data check {name}) "
+            f'or leave them out with on_bad_image="skip"; the record then says how many were left out'
+        )
+
+
+class DamagedFileError(ValueError):
+    """A file that describes or holds many images is truncated or contradicts itself."""
+
+
+class UnknownSplitError(ValueError):
+    """A data set has no split of that name, or not on this machine."""
+
+
+def choose_split(splits: Mapping[str, Value], split: str, name: str) -> Value:
+    """What `splits` holds for `split`.
+
+    Raises:
+        UnknownSplitError: nothing; the message lists the splits there are.
+    """
+    if split not in splits:
+        raise UnknownSplitError(f"split={split!r} of {name!r}: expected one of {', '.join(splits)}")
+    return splits[split]
+
+
+def class_balanced_draw(labels: Int[np.ndarray, " n"], limit: int, seed: int) -> Int[np.ndarray, " m"]:
+    """Indices of `limit` images, as evenly over the classes as their sizes allow, in ascending order.
+
+    Every class is shuffled; the k-th images of all classes form round k, shuffled too; the first `limit` of all
+    rounds are taken. So the draw for a smaller limit is contained in that for a larger one (same seed).
+    """
+    rng = np.random.default_rng(seed)
+    rounds = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        rounds[members] = rng.permutation(len(members))
+    order = np.lexsort((rng.permutation(len(labels)), rounds))
+    return np.sort(order[:limit])
+
+
+def load_listing(name: str, listing: Listing, request: LoadRequest, size: int, fit: Fit, cached: bool) -> ImageSet:
+    """Read the images that `request` asks for; `size` and `fit` are the data set's defaults.
+
+    Raises:
+        DamagedImageError: images cannot be read and `request.on_bad_image` is "stop".
+        ValueError: a size below 1, or too small for `fit="pad"`.
+    """
+    size, fit = request.size or size, request.fit or fit
+    limit = len(listing.ids) if request.limit is None else request.limit
+    chosen = class_balanced_draw(listing.labels, limit, request.seed)
+    decode = _Decoder(listing, size, fit)
+    if cached and listing.files is not None:
+        key = cache.key_of(listing.ids, listing.files, chosen, size, fit)
+        folder = request.root / ".cache" / f"{name}-{request.split}-{size}-{fit}-{key[:16]}"
+        decoded = cache.load_or_fill(folder, len(chosen), size, lambda arrays: decode.fill(chosen, arrays))
+    else:
+        decoded = cache.fill_in_memory(len(chosen), size, lambda arrays: decode.fill(chosen, arrays))
+    if decoded.skipped and request.on_bad_image == "stop":
+        raise DamagedImageError(name, decoded.skipped)
+    return _to_image_set(name, request.split, listing, chosen, decoded)
+
+
+@dataclass(frozen=True)
+class _Decoder:
+    """Reads images in blocks on several threads (decoding and resampling release the interpreter's lock)."""
+
+    listing: Listing
+    size: int
+    fit: Fit
+
+    def fill(self, chosen: Int[np.ndarray, " m"], arrays: cache.Arrays) -> cache.Filled:
+        """Read the chosen images in order into `arrays`; unreadable ones leave no gap."""
+        blocks = [chosen[start : start + _BLOCK].tolist() for start in range(0, len(chosen), _BLOCK)]
+        kept: list[int] = []
+        boxes: list[list[list[int]]] = []
+        skipped: list[BadImage] = []
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for block, samples in zip(blocks, pool.map(self._read_block, blocks), strict=True):
+                for index, sample in zip(block, samples, strict=True):
+                    if isinstance(sample, BadImage):
+                        skipped.append(sample)
+                        continue
+                    arrays.store(len(kept), sample.image, sample.mask, sample.ignore)
+                    kept.append(index)
+                    boxes.append([] if sample.boxes is None else sample.boxes.tolist())
+        has_boxes = bool(kept) and self.listing.read(kept[0]).boxes is not None
+        return cache.Filled(kept, boxes if has_boxes else None, skipped)
+
+    def _read_block(self, block: Iterable[int]) -> list[Sample | BadImage]:
+        return [self._read(index) for index in block]
+
+    def _read(self, index: int) -> Sample | BadImage:
+        try:
+            sample = self.listing.read(index)
+        except UnreadableImageError as error:
+            return BadImage(self.listing.ids[index], str(error))
+        height, width = sample.image.shape[:2]
+        frame = Frame(width, height, self.size, self.fit)
+        return Sample(
+            image=frame.place(sample.image, smooth=True),
+            boxes=None if sample.boxes is None else frame.place_boxes(sample.boxes),
+            mask=None if sample.mask is None else frame.place_mask(sample.mask),
+            ignore=None if sample.ignore is None else frame.place_mask(sample.ignore),
+        )
+
+
+def _to_image_set(
+    name: str, split: str, listing: Listing, chosen: Int[np.ndarray, " m"], decoded: cache.Decoded
+) -> ImageSet:
+    kept = decoded.kept
+    boxes = decoded.boxes
+    return ImageSet(
+        name=name,
+        split=split,
+        images=torch.from_numpy(decoded.images),
+        labels=torch.from_numpy(listing.labels[kept].astype(np.int64)),
+        classes=listing.classes,
+        ids=[listing.ids[index] for index in kept],
+        boxes=None if boxes is None else [torch.tensor(b, dtype=torch.int64).reshape(-1, 4) for b in boxes],
+        masks=None if decoded.masks is None else torch.from_numpy(decoded.masks),
+        ignore=None if decoded.ignore is None else torch.from_numpy(decoded.ignore),
+        skipped=tuple(decoded.skipped),
+    )

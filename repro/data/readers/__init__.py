@@ -1,0 +1,1 @@
+"""Readers of the publishers' formats: `(folder, split) -> Listing`."""

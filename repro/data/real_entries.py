@@ -1,0 +1,502 @@
+"""Registry entries of the published data sets: licence, archives with checksums, contents, loader."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from repro.data.image_set import ImageSet
+from repro.data.images import Fit
+from repro.data.listing import Listing, load_listing
+from repro.data.readers import annotated, arrays, folders
+from repro.data.registry import Archive, Contents, DatasetEntry, Edition, LoadRequest
+
+_RESEARCH = "non-commercial research"
+_FROM = "repro data prepare {name} --from <folder holding the archives>"
+
+
+def _stored(
+    name: str, listing: Callable[[Path, str], Listing], size: int, fit: Fit = "crop", cached: bool = False
+) -> Callable[[LoadRequest], ImageSet]:
+    """Loader of a set that lies in `root/name`, with its default size and geometry."""
+
+    def load(request: LoadRequest) -> ImageSet:
+        return load_listing(name, listing(request.root / name, request.split), request, size, fit, cached)
+
+    return load
+
+
+def _idx_archives(checksums: dict[str, str], base: str) -> tuple[Archive, ...]:
+    return tuple(Archive(file, sha256=digest, url=base + file) for file, digest in checksums.items())
+
+
+_MNIST = {
+    "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+}
+_FASHION_MNIST = {
+    "train-images-idx3-ubyte.gz": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+    "train-labels-idx1-ubyte.gz": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+    "t10k-images-idx3-ubyte.gz": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+    "t10k-labels-idx1-ubyte.gz": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+}
+
+_SMALL = (
+    DatasetEntry(
+        name="mnist",
+        title="MNIST handwritten digits, 28x28 grey",
+        licence="CC BY-SA 3.0",
+        homepage="http://yann.lecun.com/exdb/mnist/",
+        splits={"train": 60_000, "test": 10_000},
+        loader=_stored("mnist", arrays.mnist, 28),
+        editions=(Edition("official", _idx_archives(_MNIST, "https://ossci-datasets.s3.amazonaws.com/mnist/")),),
+        contents=tuple(Contents(file, (1,)) for file in _MNIST),
+        instructions="repro data prepare mnist (downloads 11 MB), or --from a folder with the four .gz files.",
+    ),
+    DatasetEntry(
+        name="fashion_mnist",
+        title="Fashion-MNIST garments, 28x28 grey",
+        licence="MIT",
+        homepage="https://github.com/zalandoresearch/fashion-mnist",
+        splits={"train": 60_000, "test": 10_000},
+        loader=_stored("fashion_mnist", arrays.fashion_mnist, 28),
+        editions=(
+            Edition(
+                "official",
+                _idx_archives(_FASHION_MNIST, "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"),
+            ),
+        ),
+        contents=tuple(Contents(file, (1,)) for file in _FASHION_MNIST),
+        instructions="repro data prepare fashion_mnist (downloads 30 MB), or --from a folder with the four .gz files.",
+    ),
+    DatasetEntry(
+        name="emnist_digits",
+        title="EMNIST digits, 28x28 grey",
+        licence="US government work; cite Cohen et al. 2017",
+        homepage="https://www.nist.gov/itl/products-and-services/emnist-dataset",
+        splits={"train": 240_000, "test": 40_000},
+        loader=_stored("emnist_digits", arrays.emnist_digits, 28),
+        editions=(
+            Edition(
+                "official",
+                (
+                    Archive(
+                        "gzip.zip",
+                        md5="58c8d27c78d21e728a6bc7b3cc06412e",
+                        url="https://biometrics.nist.gov/cs_links/EMNIST/gzip.zip",
+                        only="gzip/emnist-digits-*",
+                    ),
+                ),
+            ),
+        ),
+        contents=(Contents("gzip/emnist-digits-*-ubyte.gz"),),
+        instructions="repro data prepare emnist_digits (downloads 560 MB), or --from a folder with gzip.zip.",
+    ),
+    DatasetEntry(
+        name="cifar10",
+        title="CIFAR-10, 32x32, lossless (binary version)",
+        licence="research use, cite Krizhevsky 2009",
+        homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
+        splits={"train": 50_000, "test": 10_000},
+        loader=_stored("cifar10", arrays.cifar10, 32),
+        editions=(
+            Edition(
+                "official",
+                (
+                    Archive(
+                        "cifar-10-binary.tar.gz",
+                        md5="c32a1d4ab5d03f1284b67883e8d87530",
+                        url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+                    ),
+                ),
+            ),
+        ),
+        contents=(Contents("cifar-10-batches-bin/*_batch*.bin", (6,)),),
+        instructions="repro data prepare cifar10 (downloads 162 MB), or --from a folder with cifar-10-binary.tar.gz.",
+    ),
+    DatasetEntry(
+        name="cifar10_jpg",
+        title="CIFAR-10 re-encoded as JPEG, 32x32: labels right, pixels lossy",
+        licence="research use, cite Krizhevsky 2009",
+        homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
+        splits={"train": 50_000, "test": 10_000},
+        loader=_stored("cifar10_jpg", folders.cifar10_jpg, 32),
+        editions=(
+            Edition(
+                "JPEG copy",
+                (
+                    Archive(
+                        "cifar10-jpg.tar.xz",
+                        sha256="402906567b28e08236939113b1f8888f7b5d306dba9f386cd9ebd49fe4279898",
+                    ),
+                ),
+            ),
+        ),
+        contents=(Contents("train/*/*.jpg", (50_000,)), Contents("test/*/*.jpg", (10_000,))),
+        instructions=_FROM.format(name="cifar10_jpg") + " (cifar10-jpg.tar.xz); the lossless set is cifar10.",
+    ),
+    DatasetEntry(
+        name="svhn",
+        title="Street View House Numbers, cropped digits 32x32",
+        licence=_RESEARCH,
+        homepage="http://ufldl.stanford.edu/housenumbers/",
+        splits={"train": 73_257, "test": 26_032},
+        loader=_stored("svhn", arrays.svhn, 32),
+        editions=(
+            Edition(
+                "official",
+                (
+                    Archive(
+                        "train_32x32.mat",
+                        md5="e26dedcc434d2e4c54c9b2d4a06d8373",
+                        url="http://ufldl.stanford.edu/housenumbers/train_32x32.mat",
+                    ),
+                    Archive(
+                        "test_32x32.mat",
+                        md5="eb5a983be6a315427106f1b164d9cef3",
+                        url="http://ufldl.stanford.edu/housenumbers/test_32x32.mat",
+                    ),
+                ),
+            ),
+        ),
+        contents=(Contents("train_32x32.mat", (1,)), Contents("test_32x32.mat", (1,))),
+        instructions="repro data prepare svhn (downloads 240 MB), or --from a folder with the two .mat files.",
+    ),
+    DatasetEntry(
+        name="stl10",
+        title="STL-10, 96x96",
+        licence="ImageNet terms: non-commercial research",
+        homepage="https://cs.stanford.edu/~acoates/stl10/",
+        splits={"train": 5_000, "test": 8_000},
+        loader=_stored("stl10", arrays.stl10, 96),
+        editions=(
+            Edition(
+                "official",
+                (
+                    Archive(
+                        "stl10_binary.tar.gz",
+                        md5="91f7769df0f17e558f3565bffb0c7dfb",
+                        url="http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz",
+                        only="stl10_binary/t*",
+                    ),
+                ),
+            ),
+        ),
+        contents=(Contents("stl10_binary/t*_[Xy].bin", (4,)),),
+        instructions="repro data prepare stl10 (downloads 2.6 GB), or --from a folder with stl10_binary.tar.gz.",
+    ),
+    DatasetEntry(
+        name="cinic10",
+        title="CINIC-10: CIFAR-10 extended with downscaled ImageNet images, 32x32",
+        licence="MIT; images under ImageNet terms",
+        homepage="https://datashare.ed.ac.uk/handle/10283/3192",
+        splits={"train": 90_000, "val": 90_000, "test": 90_000},
+        loader=_stored("cinic10", folders.cinic10, 32, cached=True),
+        editions=(
+            Edition(
+                "official",
+                (
+                    Archive(
+                        "CINIC-10.tar.gz",
+                        url="https://datashare.ed.ac.uk/bitstream/handle/10283/3192/CINIC-10.tar.gz",
+                    ),
+                ),
+            ),
+        ),
+        contents=tuple(Contents(f"{split}/*/*.png", (90_000,)) for split in ("train", "valid", "test")),
+        instructions="repro data prepare cinic10 (downloads 690 MB), or --from a folder with CINIC-10.tar.gz.",
+    ),
+)
+
+_PHOTOGRAPHS = (
+    DatasetEntry(
+        name="dogs_vs_cats",
+        title="Kaggle dogs vs cats (all 25,000 or a part of 2,002)",
+        licence="Kaggle / Asirra research use",
+        homepage="https://www.kaggle.com/c/dogs-vs-cats",
+        splits={"train": 20_000, "test": 5_000},
+        loader=_stored("dogs_vs_cats", folders.dogs_vs_cats, 224),
+        editions=(
+            Edition("Kaggle", (Archive("train.zip"),)),
+            Edition(
+                "2,002 images, short side 224",
+                (
+                    Archive(
+                        "dogs-vs-cats_2002_s224.tar",
+                        sha256="955893af05b868ac1c6bb494e631a1a54709ace5a80137dff25e25a5b695fde2",
+                    ),
+                ),
+            ),
+        ),
+        contents=(Contents("train/*.jpg", (2_002, 25_000)),),
+        instructions="Get train.zip from Kaggle after signing in, then " + _FROM.format(name="dogs_vs_cats"),
+    ),
+    DatasetEntry(
+        name="oxford_pets",
+        title="Oxford-IIIT Pet, 37 breeds, trimaps",
+        licence="CC BY-SA 4.0",
+        homepage="https://www.robots.ox.ac.uk/~vgg/data/pets/",
+        splits={"train": 3_680, "test": 3_669},
+        loader=_stored("oxford_pets", annotated.oxford_pets, 224, cached=True),
+        editions=(
+            Edition(
+                "official",
+                (
+                    Archive(
+                        "images.tar.gz",
+                        md5="5c4f3ee8e5d25df40f4fd59a7f44e54c",
+                        url="https://www.robots.ox.ac.uk/~vgg/data/pets/data/images.tar.gz",
+                    ),
+                    Archive(
+                        "annotations.tar.gz",
+                        md5="95a8c909bbe2e81eed6a22bccdf3f68f",
+                        url="https://www.robots.ox.ac.uk/~vgg/data/pets/data/annotations.tar.gz",
+                    ),
+                ),
+            ),
+        ),
+        contents=(
+            Contents("annotations/trainval.txt", (1,)),
+            Contents("annotations/test.txt", (1,)),
+            Contents("images/*.jpg"),
+            Contents("annotations/trimaps/*.png"),
+        ),
+        instructions="repro data prepare oxford_pets (downloads 810 MB), or --from a folder with the two archives.",
+    ),
+    DatasetEntry(
+        name="caltech256",
+        title="Caltech-256 with clutter: 257 classes, 60 training and 20 test images each",
+        licence="CC BY 4.0",
+        homepage="https://data.caltech.edu/records/20087",
+        splits={"train": 15_420, "test": 5_140},
+        loader=_stored("caltech256", folders.caltech256, 224, cached=True),
+        editions=(
+            Edition(
+                "official",
+                (
+                    Archive(
+                        "256_ObjectCategories.tar",
+                        md5="67b4f42ca05d46448c6bb8ecd2220f6d",
+                        url="https://data.caltech.edu/records/nyy15-4j048/files/256_ObjectCategories.tar",
+                    ),
+                ),
+            ),
+        ),
+        contents=(Contents("256_ObjectCategories/*/*.jpg"),),
+        instructions="repro data prepare caltech256 (downloads 1.2 GB), or --from a folder with the archive.",
+    ),
+    DatasetEntry(
+        name="food101",
+        title="Food-101",
+        licence="images belong to foodspotting.com's users; research use",
+        homepage="https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
+        splits={"train": 75_750, "test": 25_250},
+        loader=_stored("food101", folders.food101, 224, cached=True),
+        editions=(
+            Edition(
+                "official",
+                (
+                    Archive(
+                        "food-101.tar.gz",
+                        md5="85eeb15f3717b99a5da872d97d918f87",
+                        url="http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz",
+                    ),
+                ),
+            ),
+        ),
+        contents=(
+            *(Contents(f"food-101/meta/{part}.txt", (1,)) for part in ("classes", "train", "test")),
+            Contents("food-101/images/*/*.jpg", (101_000,)),
+        ),
+        instructions="repro data prepare food101 (downloads 5 GB), or --from a folder with food-101.tar.gz.",
+    ),
+)
+
+_IMAGENET = (
+    DatasetEntry(
+        name="imagenet",
+        title="ImageNet folders: test = official validation set as val/<synset>/*.JPEG",
+        licence=_RESEARCH,
+        homepage="https://image-net.org/",
+        splits={"test": 50_000},
+        loader=_stored("imagenet", folders.imagenet, 224),
+        contents=(Contents("val/n*/*.JPEG"),),
+        instructions="Sign in at image-net.org, get ILSVRC2012_img_val.tar, sort it into folders val/<synset>/ and put (or "
+        "link) val into the folder imagenet of the data root.",
+    ),
+    DatasetEntry(
+        name="imagenet_sample",
+        title="900 ImageNet images, one per class (probably training images), short side 256",
+        licence=_RESEARCH,
+        homepage="https://image-net.org/",
+        splits={"test": 900},
+        loader=_stored("imagenet_sample", folders.imagenet_sample, 224),
+        editions=(
+            Edition(
+                "900 images",
+                (
+                    Archive(
+                        "imagenet-sample-900_s256.tar",
+                        sha256="4702d944e5f2d9e889b76d4ca3a6b0bb6aa049826ff7a5f415d1841673fd3225",
+                    ),
+                ),
+            ),
+        ),
+        contents=(Contents("n*_*.JPEG", (900,)),),
+        instructions=_FROM.format(name="imagenet_sample") + " (imagenet-sample-900_s256.tar)",
+    ),
+    DatasetEntry(
+        name="tiny_imagenet",
+        title="Tiny-ImageNet-200 with boxes, 64x64: test = official validation set",
+        licence="ImageNet terms: non-commercial research",
+        homepage="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+        splits={"test": 10_000},
+        loader=_stored("tiny_imagenet", annotated.tiny_imagenet, 64),
+        editions=(
+            Edition(
+                "validation part",
+                (
+                    Archive(
+                        "tiny-imagenet-200-val.tar.xz",
+                        sha256="d015c59210de94251f386d175febc88ab64b589cbab8e4985b9acd41bb833559",
+                    ),
+                ),
+            ),
+            Edition(
+                "official",
+                (Archive("tiny-imagenet-200.zip", url="http://cs231n.stanford.edu/tiny-imagenet-200.zip"),),
+            ),
+        ),
+        contents=(
+            *(Contents(f"tiny-imagenet-200/{f}", (1,)) for f in ("wnids.txt", "words.txt", "val/val_annotations.txt")),
+            Contents("tiny-imagenet-200/val/images/*.JPEG", (10_000,)),
+        ),
+        instructions="repro data prepare tiny_imagenet (downloads 240 MB), or --from a folder with the archive.",
+    ),
+)
+
+_LOCALISATION = (
+    DatasetEntry(
+        name="cub",
+        title="CUB-200-2011 birds with boxes (all 200 classes or 001-050 at short side 256)",
+        licence=_RESEARCH,
+        homepage="https://data.caltech.edu/records/65de6-vp158",
+        splits={"train": 5_994, "test": 5_794},
+        loader=_stored("cub", annotated.cub, 224, "squash", cached=True),
+        editions=(
+            Edition("official", (Archive("CUB_200_2011.tgz", md5="97eceeb196236b17998738112f37df78"),)),
+            Edition(
+                "classes 001-050",
+                (
+                    Archive(
+                        "CUB_classes001-050_s256.tar",
+                        sha256="f8e66f31fb856c59040f11dec79af7ab4844c0670c305a200f6ed476dcb4fe12",
+                    ),
+                ),
+            ),
+        ),
+        contents=(
+            *(Contents(f"CUB_200_2011/{f}.txt", (1,)) for f in ("images", "classes", "train_test_split")),
+            Contents("CUB_200_2011/images/*/*.jpg", (2_889, 11_788)),
+        ),
+        instructions="Get CUB_200_2011.tgz from the homepage, then " + _FROM.format(name="cub"),
+        needs=("wsol_metadata",),
+    ),
+    DatasetEntry(
+        name="ilsvrc",
+        title="ILSVRC 2012 localisation: test = official validation set, val = ImageNetV2",
+        licence=_RESEARCH,
+        homepage="https://image-net.org/",
+        splits={"val": 10_000, "test": 50_000},
+        loader=_stored("ilsvrc", annotated.ilsvrc, 224, "squash", cached=True),
+        editions=(
+            Edition(
+                "official",
+                (Archive("ILSVRC2012_img_val.tar", md5="29b22e2961454d5413ddabcf34fc5622", into="val"),),
+            ),
+        ),
+        contents=(Contents("val/ILSVRC2012_val_*.JPEG", (50_000,)),),
+        instructions="Sign in at image-net.org, get ILSVRC2012_img_val.tar, then " + _FROM.format(name="ilsvrc"),
+        needs=("wsol_metadata",),
+    ),
+    DatasetEntry(
+        name="openimages30k",
+        title="OpenImages30k of the WSOL benchmark: 100 classes, masks",
+        licence="images CC BY 2.0, masks CC BY 4.0",
+        homepage="https://github.com/clovaai/wsolevaluation",
+        splits={"train": 29_819, "val": 2_500, "test": 5_000},
+        loader=_stored("openimages30k", annotated.openimages30k, 224, "squash", cached=True),
+        editions=(Edition("official", (Archive("OpenImages_images.zip"), Archive("OpenImages_annotations.zip"))),),
+        contents=(
+            *(Contents(f"{split}/*/*.jpg") for split in ("train", "val", "test")),
+            *(Contents(f"{split}/*/*.png") for split in ("val", "test")),
+        ),
+        instructions="Follow the benchmark's page to its images and masks, lay them out as <split>/<class>/*, in the "
+        "folder openimages30k of the data root, or " + _FROM.format(name="openimages30k"),
+        needs=("wsol_metadata",),
+    ),
+)
+
+_FILES = (
+    DatasetEntry(
+        name="wsol_metadata",
+        title="Image lists, sizes and boxes of the WSOL benchmark (CUB, ILSVRC, OpenImages)",
+        licence="MIT; boxes CC BY 2.0 / 4.0; lists under the data sets' own terms",
+        homepage="https://github.com/clovaai/wsolevaluation",
+        splits={},
+        loader=None,
+        editions=(
+            Edition(
+                "metadata",
+                (
+                    Archive(
+                        "wsolevaluation-metadata.tar.xz",
+                        sha256="aeea8fb44c92e175afd4f51b6e77b7440900cb422956c299cb5e81a4e3cde76b",
+                    ),
+                ),
+            ),
+        ),
+        contents=(
+            Contents("metadata/CUB/*/*.txt", (12,)),
+            Contents("metadata/ILSVRC/*/*.txt"),
+            Contents("metadata/OpenImages/*/*.txt"),
+        ),
+        instructions=_FROM.format(name="wsol_metadata") + ", or copy the benchmark's folder metadata/ into the folder "
+        "wsol_metadata of the data root.",
+    ),
+    DatasetEntry(
+        name="weights",
+        title="Trained networks: ImageNet SqueezeNet 1.0, CIFAR-10 ResNet-20",
+        licence="BSD; BSD-2; labels Apache-2.0",
+        homepage="https://github.com/akamaster/pytorch_resnet_cifar10",
+        splits={},
+        loader=None,
+        editions=(
+            Edition(
+                "three files",
+                (
+                    Archive(
+                        "squeezenet1_0_imagenet.safetensors",
+                        sha256="c33bd1d366242dc15989ac6e14f7201356aafcb97b53003e895a7bc449ed97d8",
+                    ),
+                    Archive(
+                        "resnet20-12fca82f.th",
+                        sha256="12fca82f0bebc4135bf1f32f6e3710e61d5108578464b84fd6d7f5c1b04036c8",
+                    ),
+                    Archive(
+                        "imagenet_labels.txt",
+                        sha256="b8aaeb5630c62626a7d124a05c0e14230a7ffdd2136a31d0190a4fb71c1d82f1",
+                    ),
+                ),
+            ),
+        ),
+        contents=(
+            Contents("squeezenet1_0_imagenet.safetensors", (1,)),
+            Contents("resnet20-12fca82f.th", (1,)),
+            Contents("imagenet_labels.txt", (1,)),
+        ),
+        instructions=_FROM.format(name="weights"),
+    ),
+)
+
+ENTRIES: tuple[DatasetEntry, ...] = (*_SMALL, *_PHOTOGRAPHS, *_IMAGENET, *_LOCALISATION, *_FILES)

@@ -1,0 +1,216 @@
+"""Embedded *part-whole scenes*: objects that share a body and differ only in a small part.
+
+Every object is a blob (body) of random colour, texture, pose and scale with a small emblem (part) attached to
+its rim. Only the emblem's shape depends on the class; body, background and distractors are drawn from one
+distribution for all classes. A classifier therefore needs the part alone, and a plain class activation map
+lights the part instead of the whole object: the failure that localisation papers set out to repair.
+
+An image is a function of `(split, seed, index)` alone: image 7 is the same whether 10 or 10,000 are drawn. All
+geometry is in units of the image side and drawn before the pixel noise, so sizes show the same scene.
+"""
+
+import math
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+
+from repro.data.emblems import EMBLEMS
+from repro.data.image_set import ImageSet
+
+Split = Literal["train", "val", "test"]
+CLASSES: list[str] = list(EMBLEMS)
+COUNTS: dict[Split, int] = {"train": 2000, "val": 400, "test": 600}
+
+Plane = Float[np.ndarray, "s s"]
+Canvas = Float[np.ndarray, "s s 3"]
+Mask = Bool[np.ndarray, "s s"]
+Point = Float[np.ndarray, "2"]
+
+
+class Grid(NamedTuple):
+    """Pixel centres in units of the image side, and the width of an antialiased edge."""
+
+    x: Float[np.ndarray, "1 s"]
+    y: Float[np.ndarray, "s 1"]
+    edge: float
+
+
+class Scene(NamedTuple):
+    """One rendered image with its ground truth; objects in drawing order."""
+
+    image: UInt8[np.ndarray, "s s 3"]
+    boxes: Int[np.ndarray, "k 4"]
+    labels: list[int]
+    mask: Mask
+    part_mask: Mask
+
+
+def load_scenes(
+    split: Split = "test", limit: int | None = None, size: int = 64, seed: int = 0, objects: Literal[1, 2] = 1
+) -> ImageSet:
+    """Render the first `limit` scenes of the stream `(split, seed)`.
+
+    Args:
+        split: the three splits are independent streams.
+        limit: number of images; None means 2000 (train), 400 (val), 600 (test).
+        size: side of the square images in pixels, at least 32.
+        seed: chooses the stream.
+        objects: 2 puts two objects of different classes into each image, side by side; `labels` then holds the
+            class of the first, `box_labels` the classes of both, masks cover both.
+
+    Classes take turns (index modulo number of classes), so every prefix is balanced.
+
+    Raises:
+        ValueError: unknown split, size below 32, `limit` below 1 or `objects` not 1 or 2.
+    """
+    _check_arguments(split, limit, size, objects)
+    count = COUNTS[split] if limit is None else limit
+    scenes = [render_scene(split, seed, index, size, objects) for index in range(count)]
+    return ImageSet(
+        name="scenes" if objects == 1 else "scenes_two_objects",
+        split=split,
+        images=torch.from_numpy(np.stack([s.image for s in scenes])).permute(0, 3, 1, 2).contiguous(),
+        labels=torch.tensor([s.labels[0] for s in scenes]),
+        classes=CLASSES,
+        ids=[f"{split}-{seed}-{index}" for index in range(count)],
+        boxes=[torch.from_numpy(s.boxes) for s in scenes],
+        box_labels=None if objects == 1 else [torch.tensor(s.labels) for s in scenes],
+        masks=torch.from_numpy(np.stack([s.mask for s in scenes])),
+        part_masks=torch.from_numpy(np.stack([s.part_mask for s in scenes])),
+    )
+
+
+def render_scene(split: Split, seed: int, index: int, size: int, objects: int = 1) -> Scene:
+    """Render image `index` of the stream `(split, seed)`; see `load_scenes`."""
+    rng = np.random.default_rng([get_args(Split).index(split), seed, index])
+    centres = (np.arange(size, dtype=np.float32) + 0.5) / size
+    grid = Grid(centres[None, :], centres[:, None], 1.0 / size)
+    labels = [index % len(CLASSES)]
+    if objects == 2:
+        labels.append(int((labels[0] + rng.integers(1, len(CLASSES))) % len(CLASSES)))
+    canvas = _background(rng, grid)
+    whole, part = np.zeros((size, size), bool), np.zeros((size, size), bool)
+    boxes = []
+    for label, (centre, scale) in zip(labels, _placements(rng, objects), strict=True):
+        object_mask, part_mask = _draw_object(canvas, rng, grid, label, centre, scale)
+        boxes.append(_box(object_mask))
+        whole, part = whole | object_mask, (part & ~object_mask) | part_mask
+    canvas += 0.03 * rng.standard_normal(canvas.shape, dtype=np.float32)
+    image = (np.clip(canvas, 0.0, 1.0) * 255.0).round().astype(np.uint8)
+    return Scene(image, np.array(boxes, dtype=np.int64), labels, whole, part)
+
+
+def _check_arguments(split: str, limit: int | None, size: int, objects: int) -> None:
+    if split not in get_args(Split):
+        raise ValueError(f"split={split!r} of 'scenes': expected one of {', '.join(get_args(Split))}")
+    if size < 32:
+        raise ValueError(f"size={size}: scenes need at least 32 pixels to draw their parts")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit}: expected at least 1 image or None")
+    if objects not in (1, 2):
+        raise ValueError(f"objects={objects}: expected 1 or 2")
+
+
+def _placements(rng: np.random.Generator, objects: int) -> list[tuple[Point, float]]:
+    """Centre and radius of each body: one anywhere, or two in opposite halves."""
+    if objects == 1:
+        scale = rng.uniform(0.17, 0.27)
+        return [(rng.uniform(scale + 0.06, 0.94 - scale, 2), scale)]
+    left = np.array([rng.uniform(0.22, 0.26), rng.uniform(0.28, 0.72)])
+    right = np.array([rng.uniform(0.74, 0.78), rng.uniform(0.28, 0.72)])
+    return [(left, rng.uniform(0.14, 0.17)), (right, rng.uniform(0.14, 0.17))]
+
+
+def _colour(rng: np.random.Generator) -> Float[np.ndarray, "3"]:
+    return rng.uniform(0.08, 0.95, 3).astype(np.float32)
+
+
+def _background(rng: np.random.Generator, grid: Grid) -> Canvas:
+    """Smooth colour field (bilinear between four corners), a faint wave and a few distractor shapes."""
+    corners = rng.uniform(0.1, 0.9, (4, 3)).astype(np.float32)
+    x, y = grid.x[..., None], grid.y[..., None]
+    top, bottom = corners[0] * (1 - x) + corners[1] * x, corners[2] * (1 - x) + corners[3] * x
+    canvas = top * (1 - y) + bottom * y
+    canvas += 0.07 * _wave(rng, grid)[..., None]
+    for _ in range(rng.integers(4, 9)):
+        _paint(canvas, _distractor(rng, grid) * np.float32(rng.uniform(0.5, 1.0)), _colour(rng))
+    return canvas
+
+
+def _wave(rng: np.random.Generator, grid: Grid) -> Plane:
+    """Plane sine wave of random direction, frequency and phase, in -1..1."""
+    angle, frequency, phase = rng.uniform(0, math.pi), rng.uniform(2, 9), rng.uniform(0, 2 * math.pi)
+    along = grid.x * np.float32(math.cos(angle)) + grid.y * np.float32(math.sin(angle))
+    return np.sin(along * np.float32(2 * math.pi * frequency) + np.float32(phase))
+
+
+def _distractor(rng: np.random.Generator, grid: Grid) -> Plane:
+    """Coverage of an ellipse or a bar: shapes that no class uses as its part."""
+    u, v = _frame(grid, rng.uniform(0, 1, 2), rng.uniform(0, math.pi))
+    long, short = rng.uniform(0.06, 0.22), rng.uniform(0.02, 0.12)
+    if rng.random() < 0.5:
+        distance = (np.hypot(u / np.float32(long), v / np.float32(short)) - 1) * np.float32(short)
+    else:
+        distance = np.maximum(np.abs(u) - np.float32(long), np.abs(v) - np.float32(short))
+    return _coverage(distance, grid.edge)
+
+
+def _draw_object(
+    canvas: Canvas, rng: np.random.Generator, grid: Grid, label: int, centre: Point, scale: float
+) -> tuple[Mask, Mask]:
+    """Paint body and part of one object onto `canvas`; returns the masks of the whole and of the part."""
+    u, v = _frame(grid, centre, rng.uniform(0, 2 * math.pi))
+    body = _coverage(_blob_distance(rng, u, v, scale), grid.edge)
+    shading = 1 + v * np.float32(0.3 / scale) + np.float32(rng.uniform(0.05, 0.22)) * _wave(rng, grid)
+    _paint(canvas, body, _colour(rng) * shading[..., None])
+    part_mask = _draw_part(canvas, rng, grid, label, centre, scale)
+    return (body >= 0.5) | part_mask, part_mask
+
+
+def _draw_part(canvas: Canvas, rng: np.random.Generator, grid: Grid, label: int, centre: Point, scale: float) -> Mask:
+    """Paint the two-tone disc with the emblem of class `label` near the body's rim; returns the disc's mask."""
+    radius = np.float32(0.75 * scale if scale < 0.16 else 0.12)
+    around, reach = rng.uniform(0, 2 * math.pi), rng.uniform(0.6, 0.85) * scale
+    place = centre + reach * np.array([math.cos(around), math.sin(around)])
+    u, v = _frame(grid, np.clip(place, radius, 1 - radius), rng.uniform(-0.35, 0.35))
+    disc = _coverage(np.hypot(u, v) - radius, grid.edge)
+    emblem = EMBLEMS[CLASSES[label]](u / radius, v / radius, float(grid.edge / radius))
+    tones = [rng.uniform(0.0, 0.3, 3).astype(np.float32), rng.uniform(0.75, 1.0, 3).astype(np.float32)]
+    ground, ink = tones if rng.random() < 0.5 else tones[::-1]
+    _paint(canvas, disc, ground)
+    _paint(canvas, emblem * disc, ink)
+    return disc >= 0.5
+
+
+def _blob_distance(rng: np.random.Generator, u: Plane, v: Plane, scale: float) -> Plane:
+    """Approximate signed distance to a blob: an ellipse whose radius is modulated by two harmonics."""
+    angle = np.arctan2(v, u)
+    stretch = np.float32(rng.uniform(0.75, 1.0))
+    bumps = np.float32(rng.uniform(0.03, 0.1)) * np.cos(3 * angle + np.float32(rng.uniform(0, 6.3)))
+    bumps += np.float32(rng.uniform(0.0, 0.07)) * np.cos(5 * angle + np.float32(rng.uniform(0, 6.3)))
+    return np.hypot(u, v / stretch) - np.float32(scale) * (1 + bumps)
+
+
+def _frame(grid: Grid, centre: Point, angle: float) -> tuple[Plane, Plane]:
+    """Coordinates relative to `centre`, rotated by `angle` (radians)."""
+    dx, dy = grid.x - np.float32(centre[0]), grid.y - np.float32(centre[1])
+    cos, sin = np.float32(math.cos(angle)), np.float32(math.sin(angle))
+    return dx * cos + dy * sin, dy * cos - dx * sin
+
+
+def _coverage(distance: Plane, edge: float) -> Plane:
+    """Pixel coverage in 0..1 from a signed distance (negative inside), with a one-pixel soft edge."""
+    return np.clip(0.5 - distance / np.float32(edge), 0.0, 1.0)
+
+
+def _paint(canvas: Canvas, alpha: Plane, colour: Float[np.ndarray, "*shape"]) -> None:
+    """Blend `colour` (one colour, or one per pixel) over the canvas, in place."""
+    canvas += alpha[..., None] * (colour - canvas)
+
+
+def _box(mask: Mask) -> list[int]:
+    """Tight half-open box of a mask."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
