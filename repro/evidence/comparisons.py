@@ -22,10 +22,10 @@ def probability_of_improvement(
     """Chance that a run of `first` beats a run of `second`, ties counted half, averaged over tasks.
 
     Shapes (runs,) or (runs, tasks); the two may differ in runs, not in tasks. The Mann–Whitney statistic with
-    a percentile bootstrap stratified by task and method (as in Agarwal et al., NeurIPS 2021). With few runs
-    that bootstrap is too narrow and has no width at all where the groups are separated; there the exact bound
-    of k = min(runs) · tasks independent pairs, all won, (α/2)^(1/k), is the far end. See `docs/statistics.md`
-    for the measured coverage: prefer `paired_interval` to decide a claim and this number to describe it.
+    a percentile bootstrap stratified by task and method (as in Agarwal et al., NeurIPS 2021). Where the
+    groups are separated that bootstrap has no width; there the exact bound of k = min(runs) · tasks
+    independent pairs, all won, (α/2)^(1/k), is the far end. Measured coverage at 3 / 5 / 10 runs (one task,
+    truth 0.76): 97.6 / 95.8 / 93.3 %. It describes a comparison; `paired_interval` decides it.
 
     Raises `ValueError` for shapes that do not fit, NaN, or a level outside (0, 1).
     """
