@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from repro.evidence.bootstrap import bootstrap_statistic, weighted_mean
-from repro.evidence.comparisons import probability_of_improvement
 from repro.evidence.estimate import Estimate
+from repro.evidence.improvement import probability_of_improvement
 from repro.evidence.intervals import crossed_bounds, image_interval, student_bounds, unpaired_interval
 
 Floats = NDArray[np.float64]

@@ -1,14 +1,9 @@
 """All statistics of the evidence package under one name; `docs/statistics.md` says which to use where."""
 
 from repro.evidence.bootstrap import best_threshold_mean, bootstrap_statistic, weighted_mean
-from repro.evidence.comparisons import (
-    holm,
-    mean_p_value,
-    multiple_comparison_note,
-    probability_of_improvement,
-)
 from repro.evidence.equivalence import Equivalence, equivalence_test, rounding_half_width
 from repro.evidence.estimate import Estimate
+from repro.evidence.improvement import probability_of_improvement
 from repro.evidence.intervals import (
     image_interval,
     mean_interval,
@@ -16,6 +11,7 @@ from repro.evidence.intervals import (
     two_level_interval,
     unpaired_interval,
 )
+from repro.evidence.multiplicity import holm, mean_p_value, multiple_comparison_note
 from repro.evidence.power import paired_t_power, sd_interval, seeds_needed
 from repro.evidence.verdicts import Direction, Verdict, decide
 
