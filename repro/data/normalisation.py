@@ -20,7 +20,9 @@ class Normalisation:
     def __post_init__(self) -> None:
         """Reject anything but three means in 0..1 and three positive deviations, with a `ValueError`."""
         if len(self.mean) != 3 or not all(0 <= value <= 1 for value in self.mean):
-            raise ValueError(f"mean: {self.mean} is not three numbers in 0..1; give them on the 0..1 scale of pixel/255")
+            raise ValueError(
+                f"mean: {self.mean} is not three numbers in 0..1; give them on the 0..1 scale of pixel/255"
+            )
         if len(self.std) != 3 or not all(value > 0 for value in self.std):
             raise ValueError(f"std: {self.std} is not three positive numbers; give them on the 0..1 scale of pixel/255")
 
@@ -31,7 +33,9 @@ class Normalisation:
             ValueError: the images are not uint8 (a float image may already be normalised).
         """
         if images.dtype != torch.uint8:
-            raise ValueError(f"images: dtype {images.dtype}; expected uint8 pixels 0..255, not an already scaled tensor")
+            raise ValueError(
+                f"images: dtype {images.dtype}; expected uint8 pixels 0..255, not an already scaled tensor"
+            )
         return (images.float() / 255 - _column(self.mean, images.device)) / _column(self.std, images.device)
 
     def invert(self, inputs: Float[Tensor, "n 3 h w"]) -> UInt8[Tensor, "n 3 h w"]:

@@ -75,6 +75,8 @@ class Record(BaseModel):
     samples: dict[str, list[float]] = {}
     """Values per image behind the rows, keyed `method|metric|seed`, for paired intervals."""
     figures: list[Figure] = []
+    findings: list[str] = []
+    """Sentences computed from the rows, each with its numbers."""
     deviations: list[str] = []
     """Sentences: what differs from the paper and why."""
     skipped_images: int = 0

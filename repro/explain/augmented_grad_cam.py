@@ -75,9 +75,7 @@ class AugmentationSettings:
         if self.copies < 1:
             raise ValueError(f"copies is {self.copies}; expected at least 1")
         if self.combine == "super_resolution" and not self.inverse_warp:
-            raise ValueError(
-                "combine='super_resolution' inverts the warps itself; it needs inverse_warp=True"
-            )
+            raise ValueError("combine='super_resolution' inverts the warps itself; it needs inverse_warp=True")
 
 
 RELEASED_AUGMENTATION = AugmentationSettings(
@@ -162,9 +160,7 @@ class AugmentedGradCAMPlusPlus(ClassActivationMap):
         released = settings.explained == "copy_number"
         warps = draw_warps(settings, size, identity_first=not released).to(image)
         grids = sampling_grid(invert(warps), size)
-        copies = F.grid_sample(
-            image.expand(len(warps), -1, -1, -1), grids, settings.interpolation, align_corners=False
-        )
+        copies = F.grid_sample(image.expand(len(warps), -1, -1, -1), grids, settings.interpolation, align_corners=False)
         labels = label.expand(len(copies))
         if released:
             # The released loop explains the image for its own class as well, before the copies.

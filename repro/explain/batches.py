@@ -39,9 +39,7 @@ def _fits(step: Callable[[slice], None], part: slice, *, last_chance: bool) -> b
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether `error` says that an allocation failed (CUDA's own type, or the CPU allocator's words)."""
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        text in str(error) for text in _OUT_OF_MEMORY_TEXTS
-    )
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY_TEXTS)
 
 
 def forward_bytes(model: nn.Module, image: Tensor) -> int:

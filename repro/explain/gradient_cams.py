@@ -95,9 +95,7 @@ class GradientCAM(ClassActivationMap):
     def _signed_map(self, inputs: Tensor, target: Target) -> Tensor:
         # The caller may be in no_grad or inference mode; what runs behind `layer` needs a graph all the same.
         with torch.inference_mode(False), torch.enable_grad():
-            logits, recorded = forward_with_activation(
-                self.forward_func, self.layer, inputs, differentiable=True
-            )
+            logits, recorded = forward_with_activation(self.forward_func, self.layer, inputs, differentiable=True)
             classes = resolve_target(target, logits.detach())
             (gradient,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), recorded)
         return self.combine(self.reshape(recorded.detach()), self.reshape(gradient))

@@ -53,9 +53,7 @@ def tokens_to_grid(activation: Tensor) -> Float[Tensor, "n c h w"]:
     if side * side != tokens:
         side = math.isqrt(tokens - 1)
         if side * side != tokens - 1:
-            raise ValueError(
-                f"{tokens} tokens are no square grid, with or without a class token; pass reshape="
-            )
+            raise ValueError(f"{tokens} tokens are no square grid, with or without a class token; pass reshape=")
         activation = activation[:, 1:]
     return activation.transpose(1, 2).unflatten(2, (side, side))
 
@@ -72,9 +70,7 @@ def recorded_outputs(layer: nn.Module, *, differentiable: bool) -> Iterator[list
 
     def record(_module: nn.Module, _inputs: object, output: object) -> Tensor | None:
         if not isinstance(output, Tensor):
-            raise ValueError(
-                f"layer returns a {type(output).__name__}, not a tensor; choose a layer inside it"
-            )
+            raise ValueError(f"layer returns a {type(output).__name__}, not a tensor; choose a layer inside it")
         if not differentiable:
             outputs.append(output.detach().clone())
             return None
@@ -104,9 +100,7 @@ def forward_with_activation(
         with recorded_outputs(layer, differentiable=differentiable) as outputs:
             logits = model(plain)
     if len(outputs) != 1:
-        raise ValueError(
-            f"layer ran {len(outputs)} times in one forward pass; choose one that runs exactly once"
-        )
+        raise ValueError(f"layer ran {len(outputs)} times in one forward pass; choose one that runs exactly once")
     return checked_logits(logits, len(inputs)), outputs[0]
 
 
@@ -114,9 +108,7 @@ def checked_logits(logits: object, images: int) -> Float[Tensor, "n classes"]:
     """The model's output if it is one `(n, classes)` tensor of scores, else `ValueError`."""
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != images:
         given = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(
-            f"model returned {given}; expected logits of shape ({images}, classes); wrap the model"
-        )
+        raise ValueError(f"model returned {given}; expected logits of shape ({images}, classes); wrap the model")
     return logits
 
 
@@ -131,9 +123,7 @@ def resolve_target(target: Target, logits: Float[Tensor, "n classes"]) -> Int[Te
     if indices.ndim == 0:
         indices = indices.expand(images)
     if indices.shape != (images,):
-        raise ValueError(
-            f"target has shape {tuple(indices.shape)}; expected () or ({images},), one class per image"
-        )
+        raise ValueError(f"target has shape {tuple(indices.shape)}; expected () or ({images},), one class per image")
     if images and not 0 <= int(indices.min()) <= int(indices.max()) < classes:
         raise ValueError(f"target {indices.tolist()} lies outside the model's classes 0…{classes - 1}")
     return indices.long()

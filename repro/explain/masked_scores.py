@@ -189,9 +189,7 @@ class MaskedPasses:
         parts: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
         def step(part: slice) -> None:
-            logits, recorded = forward_with_activation(
-                self.model, self.layer, inputs[part], differentiable=False
-            )
+            logits, recorded = forward_with_activation(self.model, self.layer, inputs[part], differentiable=False)
             classes = resolve_target(slice_target(target, part), logits)
             parts[part.start] = (self.reshape(recorded), classes, logits)
 
@@ -266,9 +264,7 @@ def _score_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _target_scores(
-    logits: Float[Tensor, "n classes"], classes: Int[Tensor, " n"], repeat: int = 1
-) -> TargetScores:
+def _target_scores(logits: Float[Tensor, "n classes"], classes: Int[Tensor, " n"], repeat: int = 1) -> TargetScores:
     """Scores of each image's class, shape (n, repeat)."""
     logit = logits.gather(1, classes[:, None])
     log_probability = logit - logits.logsumexp(dim=1, keepdim=True)

@@ -53,9 +53,7 @@ class ScoreCAMSettings:
 SCORE_CAM_PRESETS: Mapping[str, ScoreCAMSettings] = MappingProxyType(
     {
         # Score-CAM paper, Algorithm 1, section 3.2: post-softmax scores, black baseline, channel softmax.
-        "paper": ScoreCAMSettings(
-            baseline="black", channel_softmax=True, summed_map="lowres", skip_constant=False
-        ),
+        "paper": ScoreCAMSettings(baseline="black", channel_softmax=True, summed_map="lowres", skip_constant=False),
         # ScoreCAM++ paper, eq. 3-7 to the letter: minus f(X), no softmax. Degenerate (digest §1.4).
         "scorecampp_paper": ScoreCAMSettings(baseline="input", summed_map="lowres", skip_constant=False),
         # AquillaNatus/ScoreCAMpp 22c2d3a, cam/scorecam.py: the same method as haofanwang's.

@@ -55,9 +55,7 @@ def score_map_lowres(
     return summed if signed else summed.relu()
 
 
-def score_map(
-    scores: MaskedScores, settings: ScoreMapSettings, *, signed: bool = False
-) -> Float[Tensor, "n 1 h w"]:
+def score_map(scores: MaskedScores, settings: ScoreMapSettings, *, signed: bool = False) -> Float[Tensor, "n 1 h w"]:
     """The map at input size, >= 0 unless `signed` (the map before the ReLU), not normalised.
 
     `summed_map="lowres"`: Up(ReLU(Σ α_k G(A_k))); `"upsampled"`: ReLU(Σ α_k G(Up(A_k))).
@@ -91,9 +89,7 @@ def _gated(settings: ScoreMapSettings, values: Tensor) -> Tensor:
 
 def _checked_weights(scores: MaskedScores, settings: ScoreMapSettings) -> Float[Tensor, "n k"]:
     if scores.rule != settings.rule:
-        raise ValueError(
-            f"scores were made with {scores.rule}, the settings ask for {settings.rule}; run them anew"
-        )
+        raise ValueError(f"scores were made with {scores.rule}, the settings ask for {settings.rule}; run them anew")
     return settings.weights(scores)
 
 
@@ -123,9 +119,7 @@ class ScoreWeightedCAM(ClassActivationMap):
         self, inputs: Float[Tensor, "n c h w"], target: Target = None, *, signed: bool = False
     ) -> Float[Tensor, "n 1 a b"]:
         """The map on the layer's own grid, see `score_map_lowres`."""
-        return score_map_lowres(
-            self.passes.run(inputs, target, self.settings.rule), self.settings, signed=signed
-        )
+        return score_map_lowres(self.passes.run(inputs, target, self.settings.rule), self.settings, signed=signed)
 
 
 def shared_score_maps(

@@ -10,10 +10,11 @@ from torchvision import models as torchvision_models
 from torchvision.models import get_weight
 
 from repro.data.normalisation import HALF, IMAGENET, Normalisation
+from repro.models.resnet20 import ResNet20
 from repro.models.small_networks import SmallCNN, initialise_vit_head, small_vit
 from repro.models.weights import Weights, load_into, read_weights
 
-ArchitectureName = Literal["small_cnn", "small_vit", "squeezenet1_0", "resnet18", "vgg19", "vit_b_16"]
+ArchitectureName = Literal["small_cnn", "small_vit", "squeezenet1_0", "resnet20", "resnet18", "vgg19", "vit_b_16"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,10 @@ def _squeezenet1_0(num_classes: int, _input_size: int) -> nn.Module:
     return torchvision_models.squeezenet1_0(weights=None, num_classes=num_classes)
 
 
+def _resnet20(num_classes: int, _input_size: int) -> nn.Module:
+    return ResNet20(num_classes)
+
+
 def _resnet18(num_classes: int, _input_size: int) -> nn.Module:
     return torchvision_models.resnet18(weights=None, num_classes=num_classes)
 
@@ -84,6 +89,8 @@ ARCHITECTURES: dict[ArchitectureName, Architecture] = {
     "squeezenet1_0": Architecture(
         _squeezenet1_0, "features.12", "classifier.1", torchvision="SqueezeNet1_0_Weights.IMAGENET1K_V1"
     ),
+    # Made for 32×32 images (CIFAR-10); the public weights were trained with ImageNet's normalisation.
+    "resnet20": Architecture(_resnet20, "layer3", "linear", input_size=32),
     "resnet18": Architecture(_resnet18, "layer4", "fc", torchvision="ResNet18_Weights.IMAGENET1K_V1"),
     # 36 is the last max-pool (7×7, the released tables); the released figures use 35, the ReLU before it (14×14).
     "vgg19": Architecture(_vgg19, "features.36", "classifier.6", torchvision="VGG19_Weights.IMAGENET1K_V1"),

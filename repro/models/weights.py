@@ -42,7 +42,12 @@ def read_weights(weights: Mapping[str, Tensor] | str | Path, torchvision_name: s
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError) as error:
         raise WeightsUnavailable(f"weights: {path} cannot be read ({error}); fetch the file again") from error
-    return content.get("state_dict", content)
+    return without_wrapper(content.get("state_dict", content))
+
+
+def without_wrapper(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The names without the `module.` that `nn.DataParallel` puts before each."""
+    return {name.removeprefix("module."): value for name, value in state.items()}
 
 
 def find_weights(weights: str | Path) -> Path:
@@ -69,6 +74,8 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], head: str, replac
     """
     kept = {name: value for name, value in state.items() if not (replace_head and name.startswith(f"{head}."))}
     own = network.state_dict()
+    # Weights older than PyTorch 0.4.1 lack these counters, which evaluation does not use.
+    kept = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")} | kept
     expected = {name for name in own if not (replace_head and name.startswith(f"{head}."))}
     missing, unexpected = sorted(expected - kept.keys()), sorted(kept.keys() - expected)
     misfits = [

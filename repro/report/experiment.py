@@ -7,7 +7,6 @@ import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from repro.evidence.provenance import (
 from repro.evidence.record import Figure, Record, Row
 from repro.parameters import check_values, parameters_hash, read_parameters
 from repro.report.figures import use_house_style
-from repro.report.tables import comparison_table, key_value_table
+from repro.report.tables import bullet_list, comparison_table, key_value_table
 
 
 class Experiment:
@@ -50,6 +49,7 @@ class Experiment:
         self._samples: dict[str, list[float]] = {}
         self._figures: list[Figure] = []
         self._readings: dict[str, str] = {}
+        self._findings: list[str] = []
         self._deviations: list[str] = []
         self._data: dict[str, str] = {}
         self._runs: list[str] = []
@@ -160,6 +160,7 @@ class Experiment:
             rows=self.rows,
             samples=self._samples,
             figures=self._figures,
+            findings=self._findings,
             deviations=self._deviations,
             skipped_images=self._skipped,
             provenance=provenance,
@@ -174,10 +175,15 @@ class Experiment:
         cells = [cell for cell in self.compare() if metrics is None or cell.metric in metrics]
         display(HTML(comparison_table(caption, cells)))
 
+    def find(self, sentences: Iterable[str]) -> None:
+        """Note and show findings: sentences made from measured numbers by rule, never typed."""
+        found = list(sentences)
+        self._findings += found
+        display(HTML(bullet_list(found)))
+
     def show_deviations(self) -> None:
         """Show what differs from the paper, as noted by `deviates`."""
-        items = "".join(f"<li>{escape(sentence)}</li>" for sentence in self._deviations)
-        display(HTML(f"<ul>{items}</ul>" if items else "<p>No deviation from the paper's setting was noted.</p>"))
+        display(HTML(bullet_list(self._deviations or ["No deviation from the paper's setting was noted."])))
 
     def save(self) -> None:
         """Write `result.json`; the last cell of every notebook.

@@ -17,6 +17,11 @@ def key_value_table(caption: str, facts: Mapping[str, Any]) -> str:
     return f'<table class="facts"><caption>{escape(caption)}</caption><tbody>{rows}</tbody></table>'
 
 
+def bullet_list(sentences: Sequence[str]) -> str:
+    """An unordered list, one item a sentence."""
+    return "<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) + "</ul>"
+
+
 def data_table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A table whose first column holds the row headers; every cell is escaped."""
     head = "".join(f'<th scope="col">{escape(str(column))}</th>' for column in columns)
@@ -41,15 +46,18 @@ def comparison_table(caption: str, cells: Sequence[CellComparison]) -> str:
         axes = ", ".join(f"{name} = {value}" for name, value in cell.setting.items())
         rows.setdefault((cell.method_label, axes), {})[cell.metric] = cell
     columns = ["method"] + (["setting"] if any(axes for _, axes in rows) else [])
-    for cell in metrics.values():
+    printed = {cell.metric for cell in cells if cell.published}
+    for metric, cell in metrics.items():
         unit = f", {cell.unit}" if cell.unit and cell.unit not in cell.metric_label else ""
-        arrow = {"lower": " ↓", "higher": " ↑"}.get(cell.better, "")
-        columns += [f"{cell.metric_label}{unit}{arrow} paper", "ours [95 % interval]"]
+        label = f"{cell.metric_label}{unit}" + {"lower": " ↓", "higher": " ↑"}.get(cell.better, "")
+        columns += [f"{label}: paper", "ours [95 %]"] if metric in printed else [f"{label}: ours [95 %]"]
     body = []
     for (method, axes), found in rows.items():
         line = [method] + ([axes] if "setting" in columns else [])
         for metric in metrics:
             cell_found = found.get(metric)
-            line += [cell_found.published_text, cell_found.ours_text] if cell_found else ["", ""]
+            if metric in printed:
+                line.append(cell_found.published_text if cell_found else "")
+            line.append(cell_found.ours_text if cell_found else "")
         body.append(line)
     return data_table(caption, columns, body)

@@ -77,7 +77,7 @@ class Explanations:
 
     methods: tuple[str, ...]
     tensors: dict[str, Tensor]
-    """`original_{logit,probability}` (n,), `kept_…`, `removed_…`, `area`, `constant`, `insertion`, `deletion` (n, m)."""
+    """`original_{logit,probability}` (n,); `kept_…`, `removed_…`, `area`, `constant`, `insertion`, `deletion` (n, m)."""
     result: RunResult
 
     def column(self, name: str, method: str) -> Float[Tensor, " n"]:
@@ -208,5 +208,5 @@ def _score_batch(subject: Subject, part: slice, config: ExplanationConfig) -> di
         curves = insertion_deletion_curves(
             network, inputs, maps, targets, InsertionDeletionSettings(steps=config.insertion_steps), **common
         )
-        found |= {"insertion": curves.insertion_auc, "deletion": curves.deletion_auc}
+        found |= {"insertion": curves.insertion_auc(), "deletion": curves.deletion_auc()}
     return found

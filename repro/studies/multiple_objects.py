@@ -11,8 +11,8 @@ from torch import Tensor
 
 from repro.data import load_dataset
 from repro.studies.scorecampp import Column, Measured, scaled
-from repro.studies.subject import Subject, SubjectSettings, predict_classes, prepare_subject
-from repro.training import RunStore
+from repro.studies.subject import Subject, SubjectSettings, prepare_subject
+from repro.training import RunStore, predicted_classes
 
 
 def objects_subject(settings: SubjectSettings, several: str, store: RunStore) -> Subject:
@@ -29,7 +29,7 @@ def objects_subject(settings: SubjectSettings, several: str, store: RunStore) ->
     if not with_several:
         raise ValueError(f"data set '{several}' has no image with several boxes")
     images = found.subset(with_several)
-    predicted = predict_classes(subject.classifier, images)
+    predicted = predicted_classes(subject.classifier, images.images)
     return replace(subject, settings=settings, images=images, targets=predicted)
 
 

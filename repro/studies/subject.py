@@ -5,18 +5,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from repro.data import ImageSet, load_dataset
 from repro.files import content_hash, file_hash
-from repro.models.classifiers import ArchitectureName, Classifier, load_classifier
-from repro.models.weights import find_weights
+from repro.models.classifiers import ARCHITECTURES, ArchitectureName, Classifier, load_classifier
+from repro.models.weights import Weights, find_weights
 from repro.report.experiment import Experiment
-from repro.training import RunResult, RunStore
-from repro.training.classifier import ClassifierRun, ClassifierSettings, train_classifier
+from repro.training import (
+    PAPER_FINE_TUNING,
+    QUICK_FINE_TUNING,
+    SMALL_NETWORK,
+    ClassifierSettings,
+    RunResult,
+    RunStore,
+    predicted_classes,
+    train_classifier,
+)
+
+
+RecipeName = Literal["small_network", "quick_fine_tuning", "paper_fine_tuning"]
+RECIPES: dict[RecipeName, ClassifierSettings] = {
+    "small_network": SMALL_NETWORK,
+    "quick_fine_tuning": QUICK_FINE_TUNING,
+    "paper_fine_tuning": PAPER_FINE_TUNING,
+}
 
 
 class SubjectSettings(BaseModel):
@@ -33,8 +48,12 @@ class SubjectSettings(BaseModel):
     """`torchvision`, a file under `<REPRO_DATA>/weights`, or None for random ones (then train)."""
     epochs: int
     """Epochs of (fine-)training on the data set's `train` split; 0 uses the weights as they are."""
+    recipe: RecipeName = "small_network"
+    """Training recipe, see `repro.training.classifier`."""
     train_images: int | None = None
     """Training images, None for all of the split."""
+    input_size: int | None = None
+    """Side of the images in pixels, None for the architecture's own."""
     layer: str | None = None
     """Dotted name of the explained layer; None takes the architecture's own."""
     target: Literal["predicted", "label"] = "predicted"
@@ -68,12 +87,7 @@ def prepare_subject(settings: SubjectSettings, store: RunStore) -> Subject:
     Raises:
         ValueError: unknown data set or architecture, or weights that are missing or do not fit.
     """
-    start = load_start(settings)
-    training = None
-    if settings.epochs:
-        training, classifier = _trained(settings, start, store)
-    else:
-        classifier = start
+    classifier, training = _classifier(settings, store)
     images = load_dataset(
         settings.dataset,
         split="test",
@@ -82,7 +96,7 @@ def prepare_subject(settings: SubjectSettings, store: RunStore) -> Subject:
         seed=settings.seed,
         on_bad_image=settings.on_bad_image,
     )
-    predicted = predict_classes(classifier, images)
+    predicted = predicted_classes(classifier, images.images)
     return Subject(
         settings,
         classifier,
@@ -106,52 +120,37 @@ def note_subject(experiment: Experiment, subject: Subject) -> None:
     experiment.differs(dataset=settings.dataset, network=settings.architecture, images=len(subject.images))
 
 
-def load_start(settings: SubjectSettings) -> Classifier:
-    """The network before any training here; a new last layer where it will be trained on other classes."""
-    classes = load_dataset(settings.dataset, split="test", limit=1).classes
-    return load_classifier(
+def _classifier(settings: SubjectSettings, store: RunStore) -> tuple[Classifier, RunResult | None]:
+    if settings.epochs:
+        train = load_dataset(
+            settings.dataset,
+            split="train",
+            limit=settings.train_images,
+            size=settings.input_size or ARCHITECTURES[settings.architecture].input_size,
+            seed=settings.seed,
+            on_bad_image=settings.on_bad_image,
+        )
+        recipe = RECIPES[settings.recipe].model_copy(update={"epochs": settings.epochs, "seed": settings.seed})
+        trained = train_classifier(settings.architecture, train, recipe, start=settings.weights, store=store)
+        result: RunResult | None = trained.run
+        weights: Weights = trained.run.tensors
+        classes = train.classes
+    else:
+        result, weights = None, settings.weights
+        classes = load_dataset(settings.dataset, split="test", limit=1).classes
+    classifier = load_classifier(
         settings.architecture,
         num_classes=len(classes),
         classes=classes,
-        weights=settings.weights,
+        weights=weights,
+        input_size=settings.input_size,
         target_layer=settings.layer,
-        replace_head=settings.epochs > 0 and settings.weights is not None,
         seed=settings.seed,
     )
-
-
-def _trained(settings: SubjectSettings, start: Classifier, store: RunStore) -> tuple[RunResult, Classifier]:
-    train = load_dataset(
-        settings.dataset,
-        split="train",
-        limit=settings.train_images,
-        size=start.input_size,
-        seed=settings.seed,
-        on_bad_image=settings.on_bad_image,
-    )
-    config = ClassifierRun(
-        architecture=settings.architecture,
-        weights=_weights_hash(settings),
-        data=train.manifest,
-        settings=ClassifierSettings.for_architecture(settings.architecture, epochs=settings.epochs, seed=settings.seed),
-    )
-    result = store.run(config, lambda run: train_classifier(run, start, train, config.settings))
-    start.network.load_state_dict(result.tensors)
-    start.network.eval()
-    return result, start
+    return classifier, result
 
 
 def _weights_hash(settings: SubjectSettings) -> str:
     if settings.weights in (None, "torchvision"):
         return content_hash([settings.architecture, settings.weights, settings.seed])
     return file_hash(find_weights(str(settings.weights)))
-
-
-@torch.inference_mode()
-def predict_classes(classifier: Classifier, images: ImageSet, batch_size: int = 64) -> Int[Tensor, " n"]:
-    """Predicted class of every image."""
-    found = [
-        classifier.network(classifier.normalisation.apply(chunk)).argmax(dim=1)
-        for chunk in images.images.split(batch_size)
-    ]
-    return torch.cat(found).clone()

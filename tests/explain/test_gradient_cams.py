@@ -97,9 +97,7 @@ def test_maps_are_nonnegative_at_input_size_and_signed_ones_agree(method, networ
 def test_batches_do_not_change_the_map(method, cnn, images):
     explainer = method(cnn, cnn.rectify)
     whole = explainer.attribute(images, [0, 1, 2])
-    torch.testing.assert_close(
-        explainer.attribute(images, [0, 1, 2], batch_size=1), whole, rtol=1e-5, atol=1e-7
-    )
+    torch.testing.assert_close(explainer.attribute(images, [0, 1, 2], batch_size=1), whole, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("method", [GradCAM, XGradCAM, LayerCAM])  # torchcam's Grad-CAM++ loses its division

@@ -71,9 +71,7 @@ def test_the_model_is_left_as_found_after_an_error(method, mixed, images):
 @pytest.mark.parametrize("method", ALL)
 def test_a_training_network_is_explained_in_evaluation_mode(method, mixed, images):
     training = method(mixed, mixed.rectify).attribute(images, 1)
-    torch.testing.assert_close(
-        training, method(mixed.eval(), mixed.rectify).attribute(images, 1), rtol=0, atol=0
-    )
+    torch.testing.assert_close(training, method(mixed.eval(), mixed.rectify).attribute(images, 1), rtol=0, atol=0)
 
 
 def test_a_foreign_layer_is_refused(cnn):

@@ -96,9 +96,7 @@ def test_every_score_cam_reading_equals_the_plain_loop(cnn, images):
     for settings in all_score_cam_settings():
         scores = runs.setdefault(settings.rule, passes.run(images[:1], 2, settings.rule))
         expected = plain_loop(cnn, cnn.rectify, images[:1], 2, settings)
-        torch.testing.assert_close(
-            score_map(scores, settings), expected, rtol=1e-5, atol=1e-5, msg=str(settings)
-        )
+        torch.testing.assert_close(score_map(scores, settings), expected, rtol=1e-5, atol=1e-5, msg=str(settings))
     assert len(runs) == 4
 
 
@@ -182,9 +180,7 @@ def test_zero_activation_contributes_nothing_under_tanh(cnn, images):
 @pytest.mark.parametrize("space", ["probability", "logit"])
 def test_any_baseline_is_a_no_op_under_channel_softmax(space, cnn, images):
     maps = [
-        ScoreCAM(cnn, cnn.rectify, ScoreCAMSettings(space, baseline, channel_softmax=True)).attribute(
-            images, 1
-        )
+        ScoreCAM(cnn, cnn.rectify, ScoreCAMSettings(space, baseline, channel_softmax=True)).attribute(images, 1)
         for baseline in ("none", "input", "black")
     ]
     torch.testing.assert_close(maps[1], maps[0], rtol=1e-5, atol=1e-6)
@@ -195,9 +191,7 @@ def test_folding_and_layout_do_not_change_the_map(cnn, images):
     for _, settings in PRESETS:
         plain = explainer(cnn, cnn.rectify, settings, fold_batch_norm=False, channels_last=False)
         fast = explainer(cnn, cnn.rectify, settings)
-        torch.testing.assert_close(
-            fast.attribute(images, 1), plain.attribute(images, 1), rtol=1e-4, atol=1e-5
-        )
+        torch.testing.assert_close(fast.attribute(images, 1), plain.attribute(images, 1), rtol=1e-4, atol=1e-5)
 
 
 def test_bfloat16_stays_close_and_differs(cnn, images):
