@@ -6,7 +6,7 @@ from repro.data.image_set import BadImage, ImageSet
 from repro.data.images import UnreadableImageError, read_image
 from repro.data.labels import label_map
 from repro.data.listing import DamagedFileError, DamagedImageError, UnknownSplitError
-from repro.data.load import MissingDataError, load_dataset
+from repro.data.load import MissingDataError, data_path, load_dataset
 from repro.data.preparation import CheckResult, PrepareError, check, describe, prepare
 from repro.data.registry import DatasetEntry, UnknownDatasetError
 from repro.data.scenes import load_scenes
@@ -30,6 +30,7 @@ __all__ = [
     "UnsafeArchiveError",
     "WsolMetadata",
     "check",
+    "data_path",
     "describe",
     "label_map",
     "load_dataset",

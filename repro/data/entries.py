@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, cast
 
 from repro.data import real_entries
 from repro.data.font_digits import COUNTS as FONT_DIGIT_COUNTS
@@ -15,21 +14,21 @@ from repro.data.listing import load_listing
 from repro.data.readers import arrays
 from repro.data.registry import DatasetEntry, LoadRequest
 from repro.data.scenes import COUNTS as SCENE_COUNTS
-from repro.data.scenes import Split, load_scenes
+from repro.data.scenes import load_scenes
 
 _OWN = "rendered by this project; MIT"
 
 
-def _scenes(objects: Literal[1, 2]) -> Callable[[LoadRequest], ImageSet]:
+def _scenes(objects: int) -> Callable[[LoadRequest], ImageSet]:
     def load(request: LoadRequest) -> ImageSet:
-        split = cast(Split, request.split)
+        split = request.split
         return load_scenes(split, request.limit, request.size or 64, request.seed, objects)
 
     return load
 
 
 def _font_digits(request: LoadRequest) -> ImageSet:
-    return load_font_digits(cast(Split, request.split), request.limit, request.size or 32, request.seed)
+    return load_font_digits(request.split, request.limit, request.size or 32, request.seed)
 
 
 def _digits(request: LoadRequest) -> ImageSet:
@@ -47,7 +46,7 @@ _EMBEDDED = (
         title="Part-whole scenes, 8 classes, 64x64: objects differ only in a small part",
         licence=_OWN,
         homepage="repro/data/scenes.py",
-        splits=dict(SCENE_COUNTS),
+        splits=SCENE_COUNTS,
         loader=_scenes(1),
     ),
     DatasetEntry(
@@ -55,7 +54,7 @@ _EMBEDDED = (
         title="Part-whole scenes with two objects of different classes in each image",
         licence=_OWN,
         homepage="repro/data/scenes.py",
-        splits=dict(SCENE_COUNTS),
+        splits=SCENE_COUNTS,
         loader=_scenes(2),
     ),
     DatasetEntry(
@@ -71,7 +70,7 @@ _EMBEDDED = (
         title="Digits rendered from DejaVu fonts with random pose and noise, 32x32",
         licence="rendered by this project; fonts under the Bitstream Vera / DejaVu licence",
         homepage="repro/data/font_digits.py",
-        splits=dict(FONT_DIGIT_COUNTS),
+        splits=FONT_DIGIT_COUNTS,
         loader=_font_digits,
     ),
     DatasetEntry(
@@ -79,7 +78,7 @@ _EMBEDDED = (
         title="Fashion-MNIST garments composed over photographs, exact masks and boxes, 96x96",
         licence="Fashion-MNIST MIT; photographs under their own terms (non-commercial research)",
         homepage="repro/data/garments.py",
-        splits=dict(GARMENT_COUNTS),
+        splits=GARMENT_COUNTS,
         loader=_garments,
         instructions="Composed when used. Prepare fashion_mnist and imagenet_sample.",
         needs=("fashion_mnist", "imagenet_sample"),

@@ -6,7 +6,6 @@ Image `index` of `(split, seed)` does not depend on how many are drawn.
 import math
 from functools import cache
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import torch
@@ -15,20 +14,20 @@ from PIL import Image, ImageDraw, ImageFont
 
 from repro.data.image_set import ImageSet
 from repro.data.labels import DIGITS
-from repro.data.scenes import Split
+from repro.data.scenes import SPLITS
 
-COUNTS: dict[Split, int] = {"train": 4000, "val": 500, "test": 1000}
+COUNTS: dict[str, int] = {"train": 4000, "val": 500, "test": 1000}
 _CANVAS = 96
 
 
-def load_font_digits(split: Split = "train", limit: int | None = None, size: int = 32, seed: int = 0) -> ImageSet:
+def load_font_digits(split: str = "train", limit: int | None = None, size: int = 32, seed: int = 0) -> ImageSet:
     """Render the first `limit` (default 4000 / 500 / 1000) grey digits as RGB, classes in turn.
 
     Raises:
         ValueError: unknown split, or `limit` or `size` too small.
     """
-    if split not in get_args(Split):
-        raise ValueError(f"split={split!r} of 'font_digits': expected one of {', '.join(get_args(Split))}")
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r} of 'font_digits': expected one of {', '.join(SPLITS)}")
     if size < 8 or (limit is not None and limit < 1):
         raise ValueError(f"size={size}, limit={limit}: expected size >= 8 and limit >= 1 or None")
     count = COUNTS[split] if limit is None else limit
@@ -43,9 +42,9 @@ def load_font_digits(split: Split = "train", limit: int | None = None, size: int
     )
 
 
-def render_digit(split: Split, seed: int, index: int, size: int) -> UInt8[np.ndarray, "s s"]:
+def render_digit(split: str, seed: int, index: int, size: int) -> UInt8[np.ndarray, "s s"]:
     """White digit `index % 10` on black: random font, rotation ±15°, shear, scale, shift, blur by resampling, noise."""
-    rng = np.random.default_rng([10 + get_args(Split).index(split), seed, index])
+    rng = np.random.default_rng([10 + SPLITS.index(split), seed, index])
     image = Image.new("L", (_CANVAS, _CANVAS))
     fonts = _fonts()
     font = fonts[rng.integers(len(fonts))]

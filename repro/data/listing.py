@@ -140,9 +140,9 @@ class _Decoder:
                         continue
                     arrays.store(len(kept), sample.image, sample.mask, sample.ignore)
                     kept.append(index)
-                    boxes.append([] if sample.boxes is None else sample.boxes.tolist())
-        has_boxes = bool(kept) and self.listing.read(kept[0]).boxes is not None
-        return cache.Filled(kept, boxes if has_boxes else None, skipped)
+                    if sample.boxes is not None:
+                        boxes.append(sample.boxes.tolist())
+        return cache.Filled(kept, boxes or None, skipped)
 
     def _read_block(self, block: Iterable[int]) -> list[Sample | BadImage]:
         return [self._read(index) for index in block]

@@ -62,6 +62,20 @@ def load_dataset(
         raise MissingDataError(str(state)) from error
 
 
+def data_path(name: str, relative: str, root: Path | None = None) -> Path:
+    """A file or folder of the data set `name`, e.g. `data_path("wsol_metadata", "metadata/CUB/test")`.
+
+    Raises:
+        UnknownDatasetError: no such data set.
+        MissingDataError: it is not there; the text says how to get it.
+    """
+    entry = find_entry(name, ENTRIES)
+    path = (root or data_root()) / name / relative
+    if not path.exists():
+        raise MissingDataError(f"{path} is missing. {entry.instructions}")
+    return path
+
+
 def _check_options(name: str, limit: int | None, size: int | None, on_bad_image: str, fit: str | None) -> None:
     for key, value in (("limit", limit), ("size", size)):
         if value is not None and value < 1:

@@ -168,10 +168,7 @@ def _staging(root: Path, name: str) -> Iterator[Path]:
 def _fill(entry: DatasetEntry, source: Path | None, staging: Path, progress: Progress | None) -> None:
     """Put the contents of the first complete edition into `staging`, with a manifest."""
     records = []
-    if source is None:
-        paths = _download(entry, staging / ".download")
-    else:
-        paths = _find_archives(entry, source)
+    paths = _download(entry, staging / ".download") if source is None else _find_archives(entry, source)
     for archive, path in paths:
         target = staging / archive.into
         if is_archive(archive.file):

@@ -321,8 +321,8 @@ _IMAGENET = (
         splits={"test": 50_000},
         loader=_stored("imagenet", folders.imagenet, 224),
         contents=(Contents("val/n*/*.JPEG"),),
-        instructions="Sign in at image-net.org, get ILSVRC2012_img_val.tar, sort it into folders val/<synset>/ and put (or "
-        "link) val into the folder imagenet of the data root.",
+        instructions="Sign in at image-net.org, get ILSVRC2012_img_val.tar, sort it into folders val/<synset>/ and "
+        "put (or link) val into the folder imagenet of the data root.",
     ),
     DatasetEntry(
         name="imagenet_sample",

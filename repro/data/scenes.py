@@ -10,7 +10,7 @@ geometry is in units of the image side and drawn before the pixel noise, so size
 """
 
 import math
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,9 +19,9 @@ from jaxtyping import Bool, Float, Int, UInt8
 from repro.data.emblems import EMBLEMS
 from repro.data.image_set import ImageSet
 
-Split = Literal["train", "val", "test"]
+SPLITS = ("train", "val", "test")
 CLASSES: list[str] = list(EMBLEMS)
-COUNTS: dict[Split, int] = {"train": 2000, "val": 400, "test": 600}
+COUNTS: dict[str, int] = {"train": 2000, "val": 400, "test": 600}
 
 Plane = Float[np.ndarray, "s s"]
 Canvas = Float[np.ndarray, "s s 3"]
@@ -48,7 +48,7 @@ class Scene(NamedTuple):
 
 
 def load_scenes(
-    split: Split = "test", limit: int | None = None, size: int = 64, seed: int = 0, objects: Literal[1, 2] = 1
+    split: str = "test", limit: int | None = None, size: int = 64, seed: int = 0, objects: int = 1
 ) -> ImageSet:
     """Render the first `limit` scenes of the stream `(split, seed)`.
 
@@ -82,9 +82,9 @@ def load_scenes(
     )
 
 
-def render_scene(split: Split, seed: int, index: int, size: int, objects: int = 1) -> Scene:
+def render_scene(split: str, seed: int, index: int, size: int, objects: int = 1) -> Scene:
     """Render image `index` of the stream `(split, seed)`; see `load_scenes`."""
-    rng = np.random.default_rng([get_args(Split).index(split), seed, index])
+    rng = np.random.default_rng([SPLITS.index(split), seed, index])
     centres = (np.arange(size, dtype=np.float32) + 0.5) / size
     grid = Grid(centres[None, :], centres[:, None], 1.0 / size)
     labels = [index % len(CLASSES)]
@@ -103,8 +103,8 @@ def render_scene(split: Split, seed: int, index: int, size: int, objects: int = 
 
 
 def _check_arguments(split: str, limit: int | None, size: int, objects: int) -> None:
-    if split not in get_args(Split):
-        raise ValueError(f"split={split!r} of 'scenes': expected one of {', '.join(get_args(Split))}")
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r} of 'scenes': expected one of {', '.join(SPLITS)}")
     if size < 32:
         raise ValueError(f"size={size}: scenes need at least 32 pixels to draw their parts")
     if limit is not None and limit < 1:

@@ -3,7 +3,8 @@ right"): image ids, class labels, sizes, boxes or masks of CUB, ILSVRC and OpenI
 
 Text files without header, comma-separated, id (= image path) first: `image_ids.txt`, `class_labels.txt` (0-based),
 `image_sizes.txt` (width, height; absent for OpenImages) and `localization.txt` (one box or one mask per line).
-The benchmark's `val` of CUB is CUBV2, its `val` of ILSVRC is ImageNetV2, its `test` is the official test / validation set.
+The benchmark's `val` of CUB is CUBV2, its `val` of ILSVRC is ImageNetV2; `test` is CUB's
+official test set and ILSVRC's official validation set.
 """
 
 from dataclasses import dataclass

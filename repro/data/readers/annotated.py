@@ -26,7 +26,7 @@ def tiny_imagenet(folder: Path, split: str) -> Listing:
     position = {wnid: index for index, wnid in enumerate(wnids)}
     try:
         labels = np.array([position[row[1]] for row in rows], np.int64)
-        boxes = np.array([row[2:6] for row in rows], np.int64).reshape(-1, 1, 4) + [0, 0, 1, 1]
+        boxes = np.array([row[2:6] for row in rows], np.int64).reshape(-1, 1, 4) + np.array([0, 0, 1, 1])
     except (KeyError, IndexError, ValueError) as error:
         raise DamagedFileError(f"{base / 'val/val_annotations.txt'}: malformed line: {error}") from error
     files = [base / "val/images" / row[0] for row in rows]
@@ -84,7 +84,7 @@ def openimages30k(folder: Path, split: str) -> Listing:
 
 
 def oxford_pets(folder: Path, split: str) -> Listing:
-    """Oxford-IIIT Pet: 37 breeds, official `train` (trainval) and `test`; masks from the trimaps, their border ignored."""
+    """Oxford-IIIT Pet: 37 breeds, `train` (trainval) and `test`; masks from the trimaps, whose border is ignored."""
     names = choose_split({"train": "trainval", "test": "test"}, split, "oxford_pets")
     rows = [line.split() for line in _lines(folder / f"annotations/{names}.txt") if not line.startswith("#")]
     stems = [row[0] for row in rows]

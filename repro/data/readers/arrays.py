@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Integer, UInt8
 from scipy.io import loadmat
 
 from repro.data.labels import CIFAR10, DIGITS, FASHION_MNIST, STL10
@@ -93,7 +93,7 @@ def sklearn_digits(_: Path, split: str) -> Listing:
 
 
 def from_arrays(
-    images: UInt8[np.ndarray, "n h w *c"], labels: Int[np.ndarray, " n"], classes: list[str], split: str
+    images: UInt8[np.ndarray, "n h w *c"], labels: Integer[np.ndarray, " n"], classes: list[str], split: str
 ) -> Listing:
     """A listing over arrays in memory; grey images become RGB.
 
