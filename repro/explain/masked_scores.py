@@ -84,8 +84,8 @@ class MaskRule:
     def blank(self, activations: Float[Tensor, "n k a c"]) -> Bool[Tensor, "n k"]:
         """Channels whose mask is zero everywhere: constant (min-max) or all zero (gates with gate(0) = 0).
 
-        Constancy is judged on the layer's grid: upsampling a constant leaves rounding noise, which a min-max of the
-        upsampled channel would stretch to a random mask.
+        Constancy is judged on the layer's grid: upsampling a constant leaves rounding noise, which a min-max
+        of the upsampled channel would stretch to a random mask.
         """
         if self.gate is None:
             return activations.amax(dim=(2, 3)) == activations.amin(dim=(2, 3))

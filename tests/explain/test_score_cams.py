@@ -39,31 +39,41 @@ def activation_of(model, layer, images):
     return kept[0] if kept[0].ndim == 4 else kept[0][:, 1:].transpose(1, 2).unflatten(2, (4, 4))
 
 
+def minmax(channel):
+    return (channel - channel.min()) / (channel.max() - channel.min())
+
+
 @torch.no_grad()
 def plain_loop(model, layer, image, label, settings):
     """One image, one channel, one forward pass at a time."""
-    activation, size = activation_of(model, layer, image)[0], image.shape[-2:]
-    corners = getattr(settings, "align_corners", False)
-    up = lambda a: F.interpolate(a[None, None], size=size, mode="bilinear", align_corners=corners)[0, 0]
-    minmax = lambda a: (a - a.min()) / (a.max() - a.min())
-    score = lambda x: (model(x).softmax(1) if settings.score_space == "probability" else model(x))[0, label]
-    base = {"none": 0.0, "input": score(image), "black": score(image * 0)}[settings.baseline]
-    gate = GATES.get(getattr(settings, "gate", None), lambda u: u)
-    outer = gate if getattr(settings, "gate_on", "mask") == "both" else lambda u: u
+    size, plus_plus = image.shape[-2:], isinstance(settings, ScoreCAMPlusPlusSettings)
+    grid = {"size": size, "mode": "bilinear", "align_corners": not plus_plus and settings.align_corners}
     weights, maps = [], []
-    for a in activation:
-        mask = gate(up(a)) if hasattr(settings, "gate") else minmax(up(a))
-        mask = up(minmax(a)) if getattr(settings, "normalise", "") == "lowres_first" else mask
-        # Constant means constant on the layer's grid: upsampling leaves rounding noise, no pattern to stretch.
-        mask = mask if hasattr(settings, "gate") or a.max() > a.min() else torch.zeros_like(mask)
-        weights.append(score(image * mask) - base)
-        maps.append(outer(up(a)) if settings.summed_map == "upsampled" else outer(a))
-    weights = torch.stack(weights)
-    weights = weights.softmax(0) if getattr(settings, "channel_softmax", False) else weights
-    if getattr(settings, "skip_constant", False):
-        weights = weights * torch.tensor([bool(a.max() > a.min()) for a in activation])
-    cam = torch.einsum("k,kab->ab", weights, torch.stack(maps)).relu()
+    for a in activation_of(model, layer, image)[0]:
+        up, flat = F.interpolate(a[None, None], **grid)[0, 0], bool(a.max() == a.min())
+        if plus_plus:
+            mask = GATES[settings.gate](up)
+        elif flat:  # on the layer's grid: upsampling leaves rounding noise, which is no pattern to stretch
+            mask = torch.zeros_like(up)
+        else:
+            lowres_first = settings.normalise == "lowres_first"
+            mask = F.interpolate(minmax(a)[None, None], **grid)[0, 0] if lowres_first else minmax(up)
+        gate = GATES[settings.gate] if plus_plus and settings.gate_on == "both" else torch.nn.Identity()
+        outputs = model(torch.cat([image * mask, image, image * 0]))
+        scores = (outputs.softmax(1) if settings.score_space == "probability" else outputs)[:, label]
+        alpha = scores[0] - {"none": 0, "input": scores[1], "black": scores[2]}[settings.baseline]
+        weights.append(alpha)
+        maps.append(
+            gate(up if settings.summed_map == "upsampled" else a) * (plus_plus or keep(settings, flat))
+        )
+    alphas = torch.stack(weights)
+    alphas = alphas.softmax(0) if not plus_plus and settings.channel_softmax else alphas
+    cam = torch.einsum("k,kab->ab", alphas, torch.stack(maps)).relu()
     return F.interpolate(cam[None, None], size=size, mode="bilinear", align_corners=False)
+
+
+def keep(settings, flat):
+    return not (settings.skip_constant and flat)
 
 
 def explainer(model, layer, settings, **engine):
