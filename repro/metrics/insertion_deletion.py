@@ -51,10 +51,12 @@ class InsertionDeletionCurves:
     insertion: Float[Tensor, "n m points"]
     deletion: Float[Tensor, "n m points"]
 
+    @property
     def insertion_auc(self) -> Float[Tensor, "n m"]:
         """Area under the insertion curve (trapezoids), in score units; higher is better."""
         return torch.trapezoid(self.insertion, self.fractions, dim=2)
 
+    @property
     def deletion_auc(self) -> Float[Tensor, "n m"]:
         """Area under the deletion curve (trapezoids), in score units; lower is better."""
         return torch.trapezoid(self.deletion, self.fractions, dim=2)

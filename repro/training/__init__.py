@@ -1,12 +1,8 @@
 """Training loops, replicas and the run store."""
 
 from repro.training.classifier import (
-    PAPER_FINE_TUNING,
-    QUICK_FINE_TUNING,
-    SMALL_NETWORK,
     ClassifierRun,
     ClassifierSettings,
-    TrainedClassifier,
     accuracy,
     predicted_classes,
     train_classifier,
@@ -15,9 +11,6 @@ from repro.training.run import Diverged, Run
 from repro.training.run_store import RunConfig, RunResult, RunStore
 
 __all__ = [
-    "PAPER_FINE_TUNING",
-    "QUICK_FINE_TUNING",
-    "SMALL_NETWORK",
     "ClassifierRun",
     "ClassifierSettings",
     "Diverged",
@@ -25,7 +18,6 @@ __all__ = [
     "RunConfig",
     "RunResult",
     "RunStore",
-    "TrainedClassifier",
     "accuracy",
     "predicted_classes",
     "train_classifier",

@@ -2,10 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar, Literal, Protocol
+from collections.abc import Sequence
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -13,13 +11,13 @@ from jaxtyping import Int, UInt8
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from repro.models.classifiers import ARCHITECTURES, ArchitectureName, Classifier, load_classifier
-from repro.models.weights import Weights, read_weights
+from repro.models.classifiers import ARCHITECTURES, ArchitectureName, Classifier
 from repro.training.augmentation import flip_and_shift
 from repro.training.run import Run
-from repro.training.run_store import RunConfig, RunResult, RunStore
+from repro.training.run_store import RunConfig
 
 
+@runtime_checkable
 class LabelledImages(Protocol):
     """What a training needs of an `ImageSet`."""
 
@@ -32,12 +30,8 @@ class LabelledImages(Protocol):
         """Class index of each image."""
 
     @property
-    def classes(self) -> list[str]:
+    def classes(self) -> Sequence[str]:
         """Class names in index order."""
-
-    @property
-    def manifest(self) -> str:
-        """Hash of names, labels and pixels."""
 
 
 class ClassifierSettings(BaseModel):
@@ -67,15 +61,12 @@ class ClassifierSettings(BaseModel):
     seed: int = Field(default=0, ge=0)
     """Of the fresh weights, the order of the images, the augmentation and dropout; the paper names none."""
 
-
-PAPER_FINE_TUNING = ClassifierSettings()
-"""ScoreCAM++, appendix C: Adam, 0.0001, batches of 64, 100 epochs, no augmentation."""
-
-SMALL_NETWORK = ClassifierSettings(learning_rate=3e-3, schedule="cosine", epochs=12, batch_size=32, flip=True, shift=4)
-"""From scratch in seconds, for `small_cnn` and `small_vit` on the embedded sets (ours)."""
-
-QUICK_FINE_TUNING = ClassifierSettings(schedule="cosine", epochs=2, batch_size=32, flip=True)
-"""Minutes on a CPU: SqueezeNet on the 2,002 dogs and cats of the quick preset (ours)."""
+    @classmethod
+    def for_architecture(cls, architecture: ArchitectureName, *, epochs: int, seed: int) -> "ClassifierSettings":
+        """The paper's fine-tuning, or for `small_cnn` and `small_vit`, which it does not have, seconds from scratch."""
+        if architecture not in ("small_cnn", "small_vit"):
+            return cls(epochs=epochs, seed=seed)
+        return cls(learning_rate=3e-3, schedule="cosine", epochs=epochs, batch_size=32, flip=True, shift=4, seed=seed)
 
 
 class ClassifierRun(RunConfig):
@@ -84,81 +75,35 @@ class ClassifierRun(RunConfig):
     kind: ClassVar[str] = "classifier"
 
     architecture: ArchitectureName
-    input_size: int
-    num_classes: int
-    start: str
-    """`random`, or the hash of the weights the training starts from (all but the head)."""
+    weights: str
+    """Hash of the weights the training starts from, and of the seed of those that are drawn at random."""
     data: str
-    """Manifest of the training set."""
+    """Manifest of the training set (it covers size and classes)."""
     settings: ClassifierSettings
 
 
-@dataclass(frozen=True)
-class TrainedClassifier:
-    """A trained network and the run it came from (`run.metrics["train_accuracy"]`, `run.history`, `run.reused`)."""
-
-    classifier: Classifier
-    run: RunResult
-
-
 def train_classifier(
-    architecture: ArchitectureName,
-    data: LabelledImages,
-    settings: ClassifierSettings,
-    *,
-    start: Weights = None,
-    store: RunStore | None = None,
-    device: str = "cpu",
-) -> TrainedClassifier:
-    """Train `architecture` on `data`, or load it where the same training was finished before.
+    run: Run, start: Classifier, data: LabelledImages, settings: ClassifierSettings, device: str = "cpu"
+) -> dict[str, Tensor]:
+    """Train the network of `start` in place and return its state dict; reports `train_accuracy` (0..1) and `device`.
 
-    Args:
-        architecture: see `load_classifier`.
-        data: square images; their classes become the network's.
-        settings: see there.
-        start: weights to fine-tune from, whose last layer is replaced; None starts at random.
-        store: by default the project's run store.
-        device: where to train; not part of the key. The classifier comes back on the CPU.
+    Call it inside `RunStore.run` with a `ClassifierRun`. The device is not part of the key; the network ends on the
+    CPU, in evaluation mode. The global random state is left as it was.
 
     Raises:
-        ValueError: images that are not square, or fewer than two of them.
-        WeightsUnavailable: the start weights are missing or do not fit.
+        ValueError: fewer than two images, or another number of classes than the network has.
         Diverged: the loss became NaN or infinite.
     """
-    if len(data.images) < 2 or data.images.shape[2] != data.images.shape[3]:
-        raise ValueError(f"data: images of shape {tuple(data.images.shape)}; expected at least two square ones")
-    size, classes = data.images.shape[2], data.classes
-    state = None if start is None else _start_state(architecture, start)
-    config = ClassifierRun(
-        architecture=architecture,
-        input_size=size,
-        num_classes=len(classes),
-        start="random" if state is None else _hash(state),
-        data=data.manifest,
-        settings=settings,
-    )
-
-    def fresh(weights: Weights, *, replace_head: bool) -> Classifier:
-        return load_classifier(
-            architecture,
-            num_classes=len(classes),
-            weights=weights,
-            classes=classes,
-            input_size=size,
-            replace_head=replace_head,
-            seed=settings.seed,
+    if len(data.images) < 2 or len(data.classes) != len(start.classes):
+        raise ValueError(
+            f"data: {len(data.images)} images of {len(data.classes)} classes; expected at least two images of the "
+            f"network's {len(start.classes)} classes (see replace_head of load_classifier)"
         )
-
-    def train(run: Run) -> dict[str, Tensor]:
-        classifier = fresh(state, replace_head=state is not None)
-        with torch.random.fork_rng():
-            torch.manual_seed(settings.seed)
-            _fit(run, classifier, data, settings, torch.device(device))
-        run.report(train_accuracy=accuracy(classifier, data), device=device)
-        return dict(classifier.network.state_dict())
-
-    result = (store or RunStore()).run(config, train)
-    return TrainedClassifier(fresh(result.tensors, replace_head=False), result)
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        _fit(run, start, data, settings, torch.device(device))
+    run.report(train_accuracy=accuracy(start, data), device=device)
+    return dict(start.network.cpu().state_dict())
 
 
 @torch.no_grad()
@@ -233,15 +178,3 @@ def _optimizer(parameters: list[nn.Parameter], settings: ClassifierSettings) -> 
 
 def _rate_factor(step: int, steps: int, settings: ClassifierSettings) -> float:
     return 1.0 if settings.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
-def _start_state(architecture: ArchitectureName, start: Mapping[str, Tensor] | str | Path) -> dict[str, Tensor]:
-    return read_weights(start, ARCHITECTURES[architecture].torchvision)
-
-
-def _hash(state: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        digest.update(f"{name} {tuple(state[name].shape)} {state[name].dtype}\0".encode())
-        digest.update(state[name].detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -28,15 +28,15 @@ def test_curves_and_areas_are_hand_computed() -> None:
     assert curves.fractions.tolist() == [0, 0.25, 0.5, 0.75, 1]
     assert curves.insertion.flatten().tolist() == pytest.approx([0, 1, 3, 6, 10])
     assert curves.deletion.flatten().tolist() == pytest.approx([10, 9, 7, 4, 0])
-    assert curves.insertion_auc().item() == pytest.approx((0.5 + 2 + 4.5 + 8) / 4)
-    assert curves.deletion_auc().item() == pytest.approx((9.5 + 8 + 5.5 + 2) / 4)
+    assert curves.insertion_auc.item() == pytest.approx((0.5 + 2 + 4.5 + 8) / 4)
+    assert curves.deletion_auc.item() == pytest.approx((9.5 + 8 + 5.5 + 2) / 4)
 
 
 def test_the_right_order_beats_the_reverse() -> None:
     image = torch.rand(3, 3, 8, 8)
     maps = torch.stack((image[:, 0], -image[:, 0]), dim=1)
     curves = insertion_deletion_curves(SumNetwork().eval(), image, maps, torch.zeros(3, dtype=torch.long), PLAIN)
-    insertion, deletion = curves.insertion_auc(), curves.deletion_auc()
+    insertion, deletion = curves.insertion_auc, curves.deletion_auc
     assert (insertion[:, 0] > insertion[:, 1]).all()
     assert (deletion[:, 0] < deletion[:, 1]).all()
 
@@ -71,8 +71,8 @@ def test_areas_equal_torchcam(space: str) -> None:
     oracle.update(inputs)
     settings = InsertionDeletionSettings(score_space=space, steps=8, insertion_background="mean")
     curves = insertion_deletion_curves(network, inputs, maps, None, settings, batch_size=7)
-    assert curves.insertion_auc().mean().item() == pytest.approx(oracle.summary()["insertion_auc"], rel=1e-5)
-    assert curves.deletion_auc().mean().item() == pytest.approx(oracle.summary()["deletion_auc"], rel=1e-5)
+    assert curves.insertion_auc.mean().item() == pytest.approx(oracle.summary()["insertion_auc"], rel=1e-5)
+    assert curves.deletion_auc.mean().item() == pytest.approx(oracle.summary()["deletion_auc"], rel=1e-5)
 
 
 def test_bad_input_is_named() -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from repro.models import load_classifier
-from repro.training import ClassifierSettings, RunStore, accuracy, train_classifier
+from repro.models import Classifier, load_classifier
+from repro.training import ClassifierRun, ClassifierSettings, Run, RunResult, RunStore, accuracy, train_classifier
 from repro.training.augmentation import flip_and_shift
 from repro.training.classifier import batch_of_step
 
@@ -18,7 +18,6 @@ class Squares:
 
     images: Tensor
     labels: Tensor
-    manifest: str
     classes: tuple[str, ...] = ("left", "right")
 
 
@@ -29,43 +28,40 @@ def squares(count: int = 64, size: int = 32, seed: int = 0) -> Squares:
     for image, label in zip(images, labels.tolist(), strict=True):
         row = int(torch.randint(0, size - 8, (1,), generator=generator))
         image[label, row : row + 8, 4 + label * size // 2 : 12 + label * size // 2] = 255
-    return Squares(images, labels, f"squares {count} {size} {seed}")
+    return Squares(images, labels)
 
 
-QUICK = ClassifierSettings(learning_rate=3e-3, schedule="cosine", epochs=6, batch_size=16)
+SHORT = ClassifierSettings(learning_rate=3e-3, schedule="cosine", epochs=2, batch_size=16)
+
+
+def train(store: RunStore, settings=SHORT, architecture="small_cnn", start=None) -> tuple[Classifier, RunResult]:
+    data = squares()
+    classifier = load_classifier(
+        architecture, num_classes=2, input_size=32, weights=start, replace_head=start is not None, seed=settings.seed
+    )
+    config = ClassifierRun(architecture=architecture, weights="test", data="squares", settings=settings)
+    result = store.run(config, lambda run: train_classifier(run, classifier, data, settings))
+    return load_classifier(architecture, num_classes=2, input_size=32, weights=result.tensors), result
 
 
 @pytest.mark.parametrize("architecture", ["small_cnn", "small_vit"])
 def test_a_small_network_learns_and_is_found_again(architecture, tmp_path) -> None:
     store = RunStore(tmp_path)
-    trained = train_classifier(architecture, squares(), QUICK, store=store)
-    assert not trained.run.reused
-    assert accuracy(trained.classifier, squares(seed=1)) > 0.95
-    assert trained.run.metrics["train_accuracy"] > 0.95
-    assert trained.run.history[-1]["loss"] < trained.run.history[0]["loss"]
-    again = train_classifier(architecture, squares(), QUICK, store=store)
-    assert again.run.reused
-    images = trained.classifier.normalisation.apply(squares().images[:4])
-    assert torch.equal(again.classifier.network(images), trained.classifier.network(images))
-    assert again.classifier.classes == ("left", "right")
-    assert not again.classifier.network.training
-
-
-def test_every_part_of_the_configuration_makes_another_run(tmp_path) -> None:
-    store, short = RunStore(tmp_path), QUICK.model_copy(update={"epochs": 1})
-    start = load_classifier("small_cnn", num_classes=7, seed=3).network.state_dict()
-    keys = [
-        train_classifier("small_cnn", squares(), short, store=store).run.key,
-        train_classifier("small_cnn", squares(seed=1), short, store=store).run.key,
-        train_classifier("small_cnn", squares(), short.model_copy(update={"seed": 1}), store=store).run.key,
-        train_classifier("small_cnn", squares(), short, start=start, store=store).run.key,
-    ]
-    assert len(set(keys)) == 4
+    settings = SHORT.model_copy(update={"epochs": 6})
+    classifier, result = train(store, settings, architecture)
+    assert not result.reused
+    assert accuracy(classifier, squares(seed=1)) > 0.95
+    assert result.metrics["train_accuracy"] > 0.95
+    assert result.history[-1]["loss"] < result.history[0]["loss"]
+    again, found = train(store, settings, architecture)
+    assert found.reused
+    images = classifier.normalisation.apply(squares().images[:4])
+    assert torch.equal(again.network(images), classifier.network(images))
 
 
 def test_an_interrupted_training_ends_bit_identically(tmp_path, monkeypatch) -> None:
-    settings = QUICK.model_copy(update={"epochs": 2, "flip": True, "shift": 2})
-    whole = train_classifier("small_cnn", squares(), settings, store=RunStore(tmp_path / "whole"))
+    settings = SHORT.model_copy(update={"flip": True, "shift": 2})
+    _, whole = train(RunStore(tmp_path / "whole"), settings)
     calls = iter(range(100))
 
     def fail_at_the_fifth(*arguments, **options):
@@ -76,25 +72,32 @@ def test_an_interrupted_training_ends_bit_identically(tmp_path, monkeypatch) -> 
     store = RunStore(tmp_path / "cut", checkpoint_seconds=0)
     monkeypatch.setattr("repro.training.classifier.flip_and_shift", fail_at_the_fifth)
     with pytest.raises(KeyboardInterrupt):
-        train_classifier("small_cnn", squares(), settings, store=store)
-    resumed = train_classifier("small_cnn", squares(), settings, store=store)
-    assert len(resumed.run.history) == len(whole.run.history) == 8
-    assert all(torch.equal(resumed.run.tensors[name], value) for name, value in whole.run.tensors.items())
+        train(store, settings)
+    _, resumed = train(store, settings)
+    assert len(resumed.history) == len(whole.history) == 8
+    assert all(torch.equal(resumed.tensors[name], value) for name, value in whole.tensors.items())
 
 
 def test_training_the_head_leaves_the_rest_and_batch_norm_alone(tmp_path) -> None:
     start = load_classifier("small_cnn", num_classes=7, seed=3).network.state_dict()
-    settings = QUICK.model_copy(update={"epochs": 1, "trainable": "head"})
-    tensors = train_classifier("small_cnn", squares(), settings, start=start, store=RunStore(tmp_path)).run.tensors
+    settings = SHORT.model_copy(update={"epochs": 1, "trainable": "head"})
+    _, result = train(RunStore(tmp_path), settings, start=start)
     fresh_head = load_classifier("small_cnn", num_classes=2, seed=settings.seed).network.head.weight
-    assert all(torch.equal(tensors[name], value) for name, value in start.items() if name.startswith("features"))
-    assert tensors["head.weight"].shape == (2, 64)
-    assert not torch.equal(tensors["head.weight"], fresh_head)
+    assert all(torch.equal(result.tensors[name], value) for name, value in start.items() if name.startswith("features"))
+    assert result.tensors["head.weight"].shape == (2, 64)
+    assert not torch.equal(result.tensors["head.weight"], fresh_head)
+
+
+def test_the_paper_fine_tunes_with_adam_and_small_networks_start_from_scratch() -> None:
+    paper = ClassifierSettings.for_architecture("resnet18", epochs=100, seed=0)
+    assert (paper.optimizer, paper.learning_rate, paper.batch_size) == ("adam", 1e-4, 64)
+    assert paper == ClassifierSettings()
+    assert ClassifierSettings.for_architecture("small_vit", epochs=3, seed=2).learning_rate > paper.learning_rate
 
 
 def test_the_global_random_state_is_left_alone(tmp_path) -> None:
     before = torch.get_rng_state()
-    train_classifier("small_cnn", squares(), QUICK.model_copy(update={"epochs": 1}), store=RunStore(tmp_path))
+    train(RunStore(tmp_path), SHORT.model_copy(update={"epochs": 1}))
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -119,6 +122,6 @@ def test_flip_and_shift_move_pixels_as_told() -> None:
 
 
 def test_bad_data_is_named(tmp_path) -> None:
-    wide = Squares(torch.zeros(4, 3, 8, 16, dtype=torch.uint8), torch.zeros(4, dtype=torch.long), "wide")
-    with pytest.raises(ValueError, match="square"):
-        train_classifier("small_cnn", wide, QUICK, store=RunStore(tmp_path))
+    classifier = load_classifier("small_cnn", num_classes=3, input_size=32)
+    with pytest.raises(ValueError, match=r"64 images of 2 classes.*network's 3"):
+        train_classifier(Run(tmp_path, 1.0), classifier, squares(), SHORT)
