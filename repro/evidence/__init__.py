@@ -1,6 +1,38 @@
 """Published numbers, claims, readings, records, statistics and verdicts."""
 
+from repro.evidence.cells import CellAddress
+from repro.evidence.claims import Claim, claims_for, load_claims, lookup_in, published_estimates
 from repro.evidence.estimate import Estimate
+from repro.evidence.published import (
+    PublishedTable,
+    grim_consistent,
+    load_published,
+    published_table,
+    rounding_interval,
+)
+from repro.evidence.readings import Reading, drift, load_readings, readings_for
+from repro.evidence.requirements import ClaimOutcome, Evidence
 from repro.evidence.verdicts import Verdict, decide
 
-__all__ = ["Estimate", "Verdict", "decide"]
+__all__ = [
+    "CellAddress",
+    "Claim",
+    "ClaimOutcome",
+    "Estimate",
+    "Evidence",
+    "PublishedTable",
+    "Reading",
+    "Verdict",
+    "claims_for",
+    "decide",
+    "drift",
+    "grim_consistent",
+    "load_claims",
+    "load_published",
+    "load_readings",
+    "lookup_in",
+    "published_estimates",
+    "published_table",
+    "readings_for",
+    "rounding_interval",
+]

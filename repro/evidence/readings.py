@@ -130,7 +130,7 @@ def drift(reading: Reading) -> list[str]:
 def unlisted_fields(readings: list[Reading]) -> list[str]:
     """Fields of the ledger's `…Readings` classes without an entry; such a class holds only readings."""
     listed = {reading.parameter for reading in readings if reading.parameter}
-    owners = {path.rpartition(".")[0] for path in listed}
+    owners = {path.rpartition(".")[0] for path in listed if not _is_absent(path)}
     return sorted(
         f"{owner}.{name}"
         for owner in owners
@@ -155,6 +155,15 @@ def parameter_type(path: str) -> tuple[Any, object]:
     if _choices(alias) is None:
         raise LookupError(f"{path} does not exist; {owner_path} has {', '.join(parameters) or 'no parameters'}")
     return alias, _MISSING
+
+
+def _is_absent(path: str) -> bool:
+    """Whether nothing lies at a path; `drift` says so in words."""
+    try:
+        parameter_type(path)
+    except LookupError:
+        return True
+    return False
 
 
 def _resolve(path: str) -> Any:

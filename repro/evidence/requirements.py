@@ -11,10 +11,9 @@ from typing import Literal, Protocol
 from repro.evidence.cells import CellAddress, SettingValue
 from repro.evidence.estimate import Estimate
 from repro.evidence.published import rounding_interval
+from repro.evidence.verdicts import Verdict, decide
 
 Direction = Literal["lower", "higher"]
-# The values of `repro.evidence.verdicts.Verdict` that a claim can reach from numbers alone.
-Status = Literal["supported", "contradicted", "inconclusive", "not_run"]
 
 # Sums of two-decimal numbers in binary floating point; far below any printed digit.
 _TOUCH = 1e-9
@@ -84,17 +83,16 @@ class Exceeds:
             return evidence.difference(self.worse, self.better)
         return evidence.difference(self.better, self.worse)
 
-    def judge(self, quantity: Estimate, exact: bool) -> Status:
-        """Supported or contradicted only if the whole interval lies on that side of the margin.
+    def judge(self, quantity: Estimate, exact: bool) -> Verdict:
+        """`decide` on the advantage; the whole interval must lie on one side of the margin.
 
-        Exact: an end may touch the margin, since 21.87 against 21.88 as printed is an ordering.
+        Exact: the ends are open, since 21.87 against 21.88 as printed is an ordering.
         """
-        touch = _TOUCH if exact else 0.0
-        if quantity.value > self.margin and quantity.low + touch > self.margin:
-            return "supported"
-        if quantity.value < self.margin and quantity.high - touch < self.margin:
-            return "contradicted"
-        return "inconclusive"
+        if exact:
+            low = min(quantity.low + _TOUCH, quantity.value)
+            high = max(quantity.high - _TOUCH, quantity.value)
+            quantity = Estimate(quantity.value, low, high, quantity.n, quantity.method)
+        return decide(quantity, "greater", self.margin)
 
 
 @dataclass(frozen=True)
@@ -115,15 +113,15 @@ class Equals:
         """The cell or the difference, in the sign in which it is quoted."""
         return evidence.cell(self.cell) if self.minus is None else evidence.difference(self.cell, self.minus)
 
-    def judge(self, quantity: Estimate, exact: bool) -> Status:
+    def judge(self, quantity: Estimate, exact: bool) -> Verdict:
         """Exact: printed digits are compatible. Otherwise equivalence within quoted ± tolerance."""
         low, high = rounding_interval(self.quoted)
         slack = 0.0 if exact else self.tolerance
         low, high = low - slack - _TOUCH, high + slack + _TOUCH
         if quantity.high < low or quantity.low > high:
-            return "contradicted"
+            return Verdict.contradicted
         inside = low <= quantity.low and quantity.high <= high
-        return "supported" if exact or inside else "inconclusive"
+        return Verdict.supported if exact or inside else Verdict.inconclusive
 
 
 Requirement = Exceeds | Equals
@@ -134,7 +132,7 @@ class RequirementOutcome:
     """One requirement with its verdict and the quantity it was judged by (None when not run)."""
 
     requirement: Requirement
-    status: Status
+    status: Verdict
     quantity: Estimate | None
 
 
@@ -143,7 +141,7 @@ class ClaimOutcome:
     """The verdict on a claim, with every part it rests on."""
 
     claim: str
-    status: Status
+    status: Verdict
     parts: tuple[RequirementOutcome, ...]
 
     @property
@@ -167,8 +165,8 @@ def judge_all(claim: str, requirements: Sequence[Requirement], evidence: Evidenc
     parts = []
     for requirement in requirements:
         quantity = requirement.quantity(evidence)
-        status: Status = "not_run" if quantity is None else requirement.judge(quantity, evidence.exact)
+        status = Verdict.not_run if quantity is None else requirement.judge(quantity, evidence.exact)
         parts.append(RequirementOutcome(requirement, status, quantity))
-    order: tuple[Status, ...] = ("contradicted", "not_run", "inconclusive", "supported")
+    order = (Verdict.contradicted, Verdict.not_run, Verdict.inconclusive, Verdict.supported)
     worst = min((part.status for part in parts), key=order.index)
     return ClaimOutcome(claim, worst, tuple(parts))

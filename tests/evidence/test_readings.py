@@ -87,6 +87,15 @@ def test_drift_is_named(parameter, options, default, message):
 def test_a_module_that_does_not_exist_is_drift():
     broken = reading(None, ["a", "b"], "a").model_copy(update={"parameter": "repro.nowhere.Thing.field"})
     assert "does not exist" in drift(broken)[0]
+    assert unlisted_fields([broken]) == []
+
+
+def test_a_comma_that_split_an_option_text_is_refused():
+    text = (
+        "[{id: ega.toy, parameter: null, question: q, options: {a: softmax, about one, b: none}, default: a, paper: a,"
+    )
+    with pytest.raises(ValidationError, match="about one"):
+        parse_readings(text + " released: null, evidence: e, tables: [ega/table1_cub]}]")
 
 
 def test_a_readings_class_must_be_listed_whole():
