@@ -17,9 +17,14 @@ from typing import Any, no_type_check
 import numba
 import numpy as np
 
-# Fields of a component, one row of the `parts` table each. AREA counts half pixels.
-PARENT, LEFT, TOP, RIGHT, BOTTOM, AREA, START, SLOT = range(8)
-N_FIELDS = 8
+# A component: inclusive box, area in half pixels, first pixel in reading order, place in the list of live ones,
+# and its best IoU (-1 when the box changed since).
+PART = np.dtype(
+    [(name, np.uint32) for name in ("parent", "left", "top", "right", "bottom", "area", "start", "slot")]
+    + [("iou", np.float64)]
+)
+# Component ids start at 1; ids and indices are unsigned, which spares numba the test for negative ones.
+UNSET, BORDER = np.uint32(0), np.uint32(1)
 # Rows of the result: every contour, the contour of largest area, the box around the whole foreground.
 ALL, LARGEST, UNION = range(3)
 N_COLUMNS = 257
@@ -69,64 +74,64 @@ def best_iou(left, top, right, bottom, boxes):
 @compiled
 @no_type_check
 def find(parts, c):
-    while parts[c, PARENT] != c:
-        parts[c, PARENT] = parts[parts[c, PARENT], PARENT]
-        c = parts[c, PARENT]
+    while parts[c].parent != c:
+        parts[c].parent = parts[parts[c].parent].parent
+        c = parts[c].parent
     return c
 
 
 @compiled
 @no_type_check
-def merge(parts, live, count, iou, a, b):
-    """Join two live components; the older id survives, so the border (id 0) always does."""
+def merge(parts, live, count, a, b):
+    """Join two live components; the older id survives, so the border always does."""
     keep, drop = min(a, b), max(a, b)
-    parts[drop, PARENT] = keep
+    parts[drop].parent = keep
     count[1] -= 1
     last = live[count[1]]
-    live[parts[drop, SLOT]] = last
-    parts[last, SLOT] = parts[drop, SLOT]
-    parts[keep, LEFT] = min(parts[keep, LEFT], parts[drop, LEFT])
-    parts[keep, TOP] = min(parts[keep, TOP], parts[drop, TOP])
-    parts[keep, RIGHT] = max(parts[keep, RIGHT], parts[drop, RIGHT])
-    parts[keep, BOTTOM] = max(parts[keep, BOTTOM], parts[drop, BOTTOM])
-    parts[keep, AREA] += parts[drop, AREA]
-    parts[keep, START] = min(parts[keep, START], parts[drop, START])
-    iou[keep] = -1.0
+    live[parts[drop].slot] = last
+    parts[last].slot = parts[drop].slot
+    parts[keep].left = min(parts[keep].left, parts[drop].left)
+    parts[keep].top = min(parts[keep].top, parts[drop].top)
+    parts[keep].right = max(parts[keep].right, parts[drop].right)
+    parts[keep].bottom = max(parts[keep].bottom, parts[drop].bottom)
+    parts[keep].area += parts[drop].area
+    parts[keep].start = min(parts[keep].start, parts[drop].start)
+    parts[keep].iou = -1.0
     return keep
 
 
 @compiled
 @no_type_check
-def add_pixel(p, grid_x, grid_y, labels, parts, live, count, iou, offsets):
+def add_pixel(p, grid_x, grid_y, labels, parts, live, count, offsets):
     """Add the pixel at padded index `p` to the component it touches, joining or founding components."""
-    c, pattern, seen = -1, 0, -1
+    c, pattern, seen = UNSET, 0, UNSET
     for k in range(offsets.shape[0]):
         label = labels[p + offsets[k]]
-        if label < 0:
+        if label == UNSET:
             continue
         pattern |= 1 << k
         if label != seen:
             seen = label
             root = find(parts, label)
-            if c < 0:
+            if c == UNSET:
                 c = root
             elif root != c:
-                c = merge(parts, live, count, iou, c, root)
+                c = merge(parts, live, count, c, root)
     x, y = grid_x[p], grid_y[p]
-    if c < 0:
-        c = count[0]
+    if c == UNSET:
+        c = np.uint32(count[0])
         count[0] += 1
-        parts[c, PARENT], parts[c, AREA], parts[c, START], parts[c, SLOT] = c, 0, p, count[1]
-        parts[c, LEFT], parts[c, TOP], parts[c, RIGHT], parts[c, BOTTOM] = x, y, x, y
+        parts[c].parent, parts[c].area, parts[c].start, parts[c].slot = c, 0, p, count[1]
+        parts[c].left, parts[c].top, parts[c].right, parts[c].bottom = x, y, x, y
         live[count[1]] = c
         count[1] += 1
-        iou[c] = -1.0
-    elif x < parts[c, LEFT] or x > parts[c, RIGHT] or y < parts[c, TOP] or y > parts[c, BOTTOM]:
-        parts[c, LEFT], parts[c, RIGHT] = min(parts[c, LEFT], x), max(parts[c, RIGHT], x)
-        parts[c, TOP], parts[c, BOTTOM] = min(parts[c, TOP], y), max(parts[c, BOTTOM], y)
-        iou[c] = -1.0
-    parts[c, START] = min(parts[c, START], p)
-    parts[c, AREA] += GAINED[pattern]
+        parts[c].iou = -1.0
+    elif x < parts[c].left or x > parts[c].right or y < parts[c].top or y > parts[c].bottom:
+        parts[c].left, parts[c].right = min(parts[c].left, x), max(parts[c].right, x)
+        parts[c].top, parts[c].bottom = min(parts[c].top, y), max(parts[c].bottom, y)
+        parts[c].iou = -1.0
+    parts[c].start = min(parts[c].start, p)
+    parts[c].area += GAINED[pattern]
     labels[p] = c
 
 
@@ -141,7 +146,7 @@ def boundary_area(start, width, labels, offsets):
     doubled, first, direction = 0, -1, 0
     while True:
         turns = 0
-        while labels[p + offsets[direction]] < 0:
+        while labels[p + offsets[direction]] == UNSET:
             direction = (direction + 1) % 8
             turns += 1
             if turns == 8:
@@ -168,49 +173,49 @@ def largest_part(width, labels, parts, live, count, offsets):
     """
     if count[1] == 1:
         return live[0]
-    bound = 0
+    bound = np.int64(0)
     for j in range(count[1]):
-        bound = max(bound, parts[live[j], AREA])
-    best, best_area = -1, -1
+        bound = max(bound, np.int64(parts[live[j]].area))
+    best, best_area = live[0], -1
     for j in range(count[1]):
         c = live[j]
-        limit = 2 * (parts[c, RIGHT] - parts[c, LEFT]) * (parts[c, BOTTOM] - parts[c, TOP])
+        limit = 2 * np.int64(parts[c].right - parts[c].left) * (parts[c].bottom - parts[c].top)
         if limit < max(bound, best_area):
             continue
         area = limit
-        if parts[c, AREA] < limit:
-            area = boundary_area(parts[c, START], width, labels, offsets)
-        if area > best_area or (area == best_area and parts[c, START] > parts[best, START]):
+        if parts[c].area < limit:
+            area = boundary_area(parts[c].start, width, labels, offsets)
+        if area > best_area or (area == best_area and parts[c].start > parts[best].start):
             best, best_area = c, area
     return best
 
 
 @compiled
 @no_type_check
-def book_level(parts, live, count, iou, grow, excess, shape, boxes):
+def book_level(parts, live, count, grow, excess, shape, boxes):
     """Best IoU of the components alive; `grow` widens on all sides, `excess` only on the far ones."""
     best = 0.0
     for j in range(count[1]):
         c = live[j]
-        if iou[c] < 0:
-            right = min(parts[c, RIGHT] + 1 + grow + excess, shape[1])
-            bottom = min(parts[c, BOTTOM] + 1 + grow + excess, shape[0])
-            iou[c] = best_iou(parts[c, LEFT] - grow, parts[c, TOP] - grow, right, bottom, boxes)
-        best = max(best, iou[c])
+        if parts[c].iou < 0:
+            right = min(parts[c].right + 1 + grow + excess, shape[1])
+            bottom = min(parts[c].bottom + 1 + grow + excess, shape[0])
+            parts[c].iou = best_iou(parts[c].left - grow, parts[c].top - grow, right, bottom, boxes)
+        best = max(best, parts[c].iou)
     return best
 
 
 @compiled
 @no_type_check
-def union_iou(parts, live, count, iou, excess, shape, boxes):
+def union_iou(parts, live, count, excess, shape, boxes):
     """Best IoU of the box around all components alive."""
     if count[1] == 1:
-        return iou[live[0]]
+        return parts[live[0]].iou
     left, top, right, bottom = shape[1], shape[0], 0, 0
     for j in range(count[1]):
         c = live[j]
-        left, right = min(left, parts[c, LEFT]), max(right, parts[c, RIGHT])
-        top, bottom = min(top, parts[c, TOP]), max(bottom, parts[c, BOTTOM])
+        left, right = min(left, parts[c].left), max(right, parts[c].right)
+        top, bottom = min(top, parts[c].top), max(bottom, parts[c].bottom)
     far_x, far_y = min(right + 1 + excess, shape[1]), min(bottom + 1 + excess, shape[0])
     return best_iou(left, top, far_x, far_y, boxes)
 
@@ -226,7 +231,7 @@ def sort_pixels(values):
             first[values[y, x] + 1] += 1
     first = np.cumsum(first)
     place = first.copy()
-    order = np.empty(height * width, np.int32)
+    order = np.empty(height * width, np.uint32)
     for y in range(height):
         for x in range(width):
             order[place[values[y, x]]] = (y + 1) * (width + 2) + x + 1
@@ -236,35 +241,35 @@ def sort_pixels(values):
 
 @compiled
 @no_type_check
-def flood_down(order, first, peak, shape, grid_x, grid_y, boxes, excess, parts, live, iou, curve):
+def flood_down(order, first, peak, shape, grid_x, grid_y, boxes, excess, parts, live, curve):
     """Foreground components of `{v > L}` for L = peak - 1 … 0; column L + 1 of `curve` (3 x 257)."""
     width = shape[1] + 2
-    offsets = STEP_X + width * STEP_Y
-    labels = np.full((shape[0] + 2) * width, -1, np.int32)
-    count = np.zeros(2, np.int64)
+    offsets = (STEP_X + width * STEP_Y).astype(np.uint64)
+    labels = np.zeros((shape[0] + 2) * width, np.uint32)
+    count = np.array([1, 0])
     for value in range(peak, 0, -1):
         for i in range(first[value], first[value + 1]):
-            add_pixel(order[i], grid_x, grid_y, labels, parts, live, count, iou, offsets)
-        curve[ALL, value] = book_level(parts, live, count, iou, 0, excess, shape, boxes)
-        curve[LARGEST, value] = iou[largest_part(width, labels, parts, live, count, offsets)]
-        curve[UNION, value] = union_iou(parts, live, count, iou, excess, shape, boxes)
+            add_pixel(order[i], grid_x, grid_y, labels, parts, live, count, offsets)
+        curve[ALL, value] = book_level(parts, live, count, 0, excess, shape, boxes)
+        curve[LARGEST, value] = parts[largest_part(width, labels, parts, live, count, offsets)].iou
+        curve[UNION, value] = union_iou(parts, live, count, excess, shape, boxes)
 
 
 @compiled
 @no_type_check
-def flood_up(order, first, peak, shape, grid_x, grid_y, boxes, excess, parts, live, iou, curve):
+def flood_up(order, first, peak, shape, grid_x, grid_y, boxes, excess, parts, live, curve):
     """Holes of `{v > L}` for L = 0 … peak - 1, added to the best of all contours."""
     width = shape[1] + 2
-    offsets = np.array([1, width, -1, -width])
-    labels = np.zeros((shape[0] + 2) * width, np.int32)
+    offsets = np.array([1, width, -1, -width]).astype(np.uint64)
+    labels = np.full((shape[0] + 2) * width, BORDER, np.uint32)
     for y in range(shape[0]):
-        labels[(y + 1) * width + 1 : (y + 2) * width - 1] = -1
-    parts[0] = 0
-    count = np.array([1, 0])
+        labels[(y + 1) * width + 1 : (y + 2) * width - 1] = UNSET
+    parts[BORDER].parent = BORDER
+    count = np.array([2, 0])
     for level in range(peak):
         for i in range(first[level], first[level + 1]):
-            add_pixel(order[i], grid_x, grid_y, labels, parts, live, count, iou, offsets)
-        hole = book_level(parts, live, count, iou, 1, excess, shape, boxes)
+            add_pixel(order[i], grid_x, grid_y, labels, parts, live, count, offsets)
+        hole = book_level(parts, live, count, 1, excess, shape, boxes)
         curve[ALL, level + 1] = max(curve[ALL, level + 1], hole)
 
 
@@ -279,19 +284,19 @@ def level_curves(values, boxes, first_box, excess, holes):
     n, height, width = values.shape
     shape = (height, width)
     grid = np.arange((height + 2) * (width + 2))
-    grid_x, grid_y = grid % (width + 2) - 1, grid // (width + 2) - 1
+    grid_x = (grid % (width + 2) - 1).astype(np.uint32)
+    grid_y = (grid // (width + 2) - 1).astype(np.uint32)
     curves = np.zeros((n, 3, N_COLUMNS), np.float32)
     peaks = np.zeros(n, np.int64)
-    parts = np.empty((height * width // 2 + 3, N_FIELDS), np.int32)
-    live = np.empty(parts.shape[0], np.int32)
-    iou = np.empty(parts.shape[0], np.float64)
+    parts = np.empty(height * width // 2 + 4, PART)
+    live = np.empty(parts.shape[0], np.uint32)
     for i in range(n):
         truth = boxes[first_box[i] : first_box[i + 1]]
         order, first = sort_pixels(values[i])
         peak = values[i].max()
-        flood_down(order, first, peak, shape, grid_x, grid_y, truth, excess, parts, live, iou, curves[i])
+        flood_down(order, first, peak, shape, grid_x, grid_y, truth, excess, parts, live, curves[i])
         if holes:
-            flood_up(order, first, peak, shape, grid_x, grid_y, truth, excess, parts, live, iou, curves[i])
+            flood_up(order, first, peak, shape, grid_x, grid_y, truth, excess, parts, live, curves[i])
         curves[i, :, 0] = best_iou(0, 0, width, height, truth)
         curves[i, :, peak + 1 :] = best_iou(0, 0, excess, excess, truth)
         peaks[i] = peak
