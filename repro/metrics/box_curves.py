@@ -1,7 +1,7 @@
 """Best box overlap of a localisation map at every threshold, from one pass over the map.
 
-Every localisation number of the field – MaxBoxAcc V1 and V2, GT-known, CorLoc, Top-1 Loc, for any threshold policy
-and any IoU – is arithmetic on what `box_curves` returns.
+Every localisation number of the field – MaxBoxAcc V1 and V2, GT-known, CorLoc, Top-1 Loc, for any threshold
+policy and any IoU – is arithmetic on what `box_curves` returns.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,12 @@ from torch import Tensor
 from repro.metrics.max_tree import level_curves
 
 Convention = Literal["benchmark", "clean"]
-"""`benchmark`: integer boxes with inclusive corners, one pixel too wide at the far sides, as wsolevaluation computes
-them. `clean`: exact half-open boxes, an empty mask overlaps nothing. Both quantise maps to 256 levels."""
+"""`benchmark`: integer boxes with inclusive corners, one pixel too wide at the far sides, as wsolevaluation
+computes them. `clean`: exact half-open boxes, an empty mask overlaps nothing. Both quantise maps to 256
+levels."""
 Normalisation = Literal["minmax", "max", "none"]
-"""`minmax`: lowest value 0, highest 1. `max`: negatives 0, highest 1. `none`: the map is already in [0, 1]."""
+"""`minmax`: lowest value 0, highest 1. `max`: negatives 0, highest 1. `none`: the map is already in [0,
+1]."""
 BoxRule = Literal["all", "largest", "union"]
 """Predicted boxes of a mask: one per contour; the contour of largest area; one around the whole mask."""
 Comparison = Literal[">", ">="]
@@ -34,9 +36,9 @@ _CHUNK = 32
 class BoxCurves:
     """Best IoU per map, box rule and grey level.
 
-    `iou` has rows in the order of `BOX_RULES` and column L + 1 for the mask `{v > L}`, v the map in 0 … 255; column 0
-    is the whole image. `peaks` holds the highest v of each map: 255, or 0 for constant maps, unless the maps were
-    not normalised.
+    `iou` has rows in the order of `BOX_RULES` and column L + 1 for the mask `{v > L}`, v the map in 0 … 255;
+    column 0 is the whole image. `peaks` holds the highest v of each map: 255, or 0 for constant maps, unless
+    the maps were not normalised.
     """
 
     iou: Float[Tensor, "n 3 257"]
@@ -66,18 +68,18 @@ def box_curves(
     """Best IoU between predicted and true boxes at each of 256 levels, for n maps at any resolution.
 
     `boxes[i]` holds the true boxes (k, 4) of map i as x0, y0, x1, y1 in pixels of the evaluated map, see
-    `scale_boxes`. Maps are enlarged to `side` x `side` (None: left as they are), normalised and quantised like the
-    benchmark does (digest: EGA §1), a few at a time. `holes` adds the boxes of hole contours to the rule `all`
-    (default: in the benchmark convention only, whose contour search includes them).
+    `scale_boxes`. Maps are enlarged to `side` x `side` (None: left as they are), normalised and quantised
+    like the benchmark does (digest: EGA §1), a few at a time. `holes` adds the boxes of hole contours to the
+    rule `all` (default: in the benchmark convention only, whose contour search includes them).
 
-    Raises ValueError for maps that are not n x h x w or infinite, for images without a true box and for boxes whose
-    corners are out of order. A map with NaN counts as constant, as in the benchmark.
+    Raises ValueError for maps that are not n x h x w or infinite, for images without a true box and for boxes
+    whose corners are out of order. A map with NaN counts as constant, as in the benchmark.
     """
     _check("convention", convention, get_args(Convention))
     _check("normalisation", normalisation, get_args(Normalisation))
     source = _checked_maps(maps)
     excess = int(convention == "benchmark")
-    truth = [_half_open(box, i, excess) for i, box in enumerate(boxes)]
+    truth = [half_open_boxes(box, i, excess) for i, box in enumerate(boxes)]
     if len(truth) != len(source):
         raise ValueError(f"boxes holds {len(truth)} entries for {len(source)} maps; give one array per map")
     with_holes = convention == "benchmark" if holes is None else holes
@@ -153,8 +155,11 @@ def scale_boxes(
     return np.trunc(scaled) if convention == "benchmark" else scaled
 
 
-def _half_open(boxes: np.ndarray, index: int, excess: int) -> np.ndarray:
-    """True boxes as half-open float64; inclusive corners end one pixel later."""
+def half_open_boxes(boxes: np.ndarray, index: int, excess: int) -> np.ndarray:
+    """Boxes (k, 4) as half-open float64; inclusive corners (`excess` 1) end one pixel later.
+
+    Raises ValueError, naming the image `index`, for no box, other shapes and corners out of order.
+    """
     box = np.array(boxes, dtype=np.float64)
     if box.ndim != 2 or box.shape[1] != 4 or len(box) == 0:
         raise ValueError(f"boxes[{index}] has shape {box.shape}, expected (k, 4) with k >= 1")

@@ -32,14 +32,15 @@ class LocalisationResult(NamedTuple):
     rule: BoxRule
     n: int
     hits: np.ndarray
-    """1 or 0 per image and IoU (n, len(ious)), in the order of the updates; resample its rows for intervals."""
+    """1 or 0 per image and IoU (n, len(ious)), in the order of the updates; resample its rows for
+    intervals."""
 
 
 class BoxAccuracy(Metric):
     """Share of images with a predicted box of IoU >= δ with a true box, averaged over the δ given.
 
-    `policy` chooses τ per δ; `rule` and `comparison` say which boxes a mask yields and whether pixels equal to the
-    threshold belong to it. Shards of any size may be merged: states are concatenated.
+    `policy` chooses τ per δ; `rule` and `comparison` say which boxes a mask yields and whether pixels equal
+    to the threshold belong to it. Shards of any size may be merged: states are concatenated.
     """
 
     full_state_update = False
@@ -106,7 +107,7 @@ class MaxBoxAcc(BoxAccuracy):
 
 
 class MaxBoxAccV2(BoxAccuracy):
-    """MaxBoxAccV2 of the benchmark: boxes of all contours, mean over δ of the best accuracy, each with its own τ."""
+    """MaxBoxAccV2 of the benchmark: boxes of all contours, mean over δ of the accuracy at its own best τ."""
 
     def __init__(
         self, policy: ThresholdPolicy | None = None, *, ious: tuple[float, ...] = (0.3, 0.5, 0.7)
@@ -144,7 +145,7 @@ class Top1Loc(GTKnownLoc):
         self._append(curves, correct)
 
     def compute(self) -> LocalisationResult:
-        """As `BoxAccuracy.compute`; a validation policy must know which of its images have the right class."""
+        """As `BoxAccuracy.compute`; ValueError if a validation policy lacks its `correct`."""
         if isinstance(self.policy, ValidationThreshold) and self.policy.correct is None:
             raise ValueError(f"{type(self).__name__} needs ValidationThreshold(curves, correct=…)")
         return super().compute()

@@ -1,14 +1,14 @@
 """Boxes of a map at all 256 grey levels in one union-find pass (numba kernels).
 
 The contours of `{v > L}` are one per 8-connected foreground component, with the component's bounding box, and
-one per hole, i.e. per 4-connected background component that does not reach the border, with the hole's box grown
-by one pixel. The boxes at all levels are therefore the nodes of a max-tree (foreground, flooded downwards) and of a
-min-tree (background, flooded upwards). Each flood merges components as pixels arrive and, at the end of a level,
-books the best IoU of the components alive then.
+one per hole, i.e. per 4-connected background component that does not reach the border, with the hole's box
+grown by one pixel. The boxes at all levels are therefore the nodes of a max-tree (foreground, flooded
+downwards) and of a min-tree (background, flooded upwards). Each flood merges components as pixels arrive and,
+at the end of a level, books the best IoU of the components alive then.
 
-Annotations are left plain and every kernel is marked `no_type_check`: numba compiles these functions, a checker
-wrapped around them would stop it. All kernels live in this one file because numba's disk cache only notices
-changes of the file that holds the cached function.
+Annotations are left plain and every kernel is marked `no_type_check`: numba compiles these functions, a
+checker wrapped around them would stop it. All kernels live in this one file because numba's disk cache only
+notices changes of the file that holds the cached function.
 """
 
 from collections.abc import Callable
@@ -17,8 +17,8 @@ from typing import Any, no_type_check
 import numba
 import numpy as np
 
-# A component: inclusive box, area in half pixels, first pixel in reading order, place in the list of live ones,
-# and its best IoU (-1 when the box changed since).
+# A component: inclusive box, area in half pixels, first pixel in reading order, place in the list of live
+# ones, and its best IoU (-1 when the box changed since).
 PART = np.dtype(
     [(name, np.uint32) for name in ("parent", "left", "top", "right", "bottom", "area", "start", "slot")]
     + [("iou", np.float64)]
@@ -166,10 +166,11 @@ def boundary_area(start, width, labels, offsets):
 @compiled
 @no_type_check
 def largest_part(width, labels, parts, live, count, offsets):
-    """Live component whose outer contour encloses the largest area; the last to start in reading order on ties.
+    """Live component whose outer contour encloses the largest area.
 
-    The area without holes (a lower bound) and that of the box (an upper bound) settle nearly all cases; the
-    contour is followed only where they do not.
+    On ties it is the last to start in reading order, the first in OpenCV's list. The area without holes (a
+    lower bound) and that of the box (an upper bound) settle nearly all cases; the contour is followed only
+    where they do not.
     """
     if count[1] == 1:
         return live[0]

@@ -23,11 +23,13 @@ def pixel_histograms(
 ) -> Integer[Tensor, "n 2 1002"]:
     """Per image, how many foreground and background pixels score in each of the benchmark's 1002 bins.
 
-    Maps are enlarged to the masks' side and normalised like for boxes; mask values are 1, 0 and 255 (ignored).
-    Raises ValueError for other mask values, sizes that do not match and scores outside [0, 1].
+    Maps are enlarged to the masks' side and normalised like for boxes; mask values are 1, 0 and 255
+    (ignored). Raises ValueError for other mask values, sizes that do not match and scores outside [0, 1].
     """
     if masks.ndim != 3 or masks.shape[1] != masks.shape[2] or len(maps) != len(masks):
         raise ValueError(f"masks has shape {tuple(masks.shape)}, expected ({len(maps)}, side, side)")
+    if masks.numel() and not (int(masks.min()) >= 0 and int(masks.max()) <= IGNORE):
+        raise ValueError(f"masks span [{masks.min()}, {masks.max()}], expected values 0, 1 and 255")
     scores = map_scores(maps.detach().cpu().numpy(), normalisation, masks.shape[1])
     labels = masks.detach().cpu().numpy().astype(np.uint8)
     counts = np.zeros((len(labels), 2, N_BINS), dtype=np.int64)
@@ -51,7 +53,7 @@ def average_precision(histograms: Integer[Tensor, "2 1002"]) -> float:
 
 
 def combine_masks(instances: Sequence[np.ndarray], ignore: np.ndarray | None, side: int = SIDE) -> Tensor:
-    """Instance masks and an ignore region, values in [0, 1], any sizes → one mask (side, side) of 1, 0 and 255.
+    """One mask (side, side) of 1, 0 and 255 from instance masks and an ignore region of any sizes.
 
     Each is resized to the nearest pixel and cut at 0.5; the foreground wins over the ignore region.
     """

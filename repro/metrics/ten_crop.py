@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Literal
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
@@ -19,8 +18,8 @@ def ten_crop_scores(
 ) -> Float[Tensor, "n classes"]:
     """Class scores averaged over four corner crops, the centre crop and their mirror images.
 
-    `classify` maps image batches to logits. EGA, ACoL and DANet squash images to 256 x 256, crop 224 and average
-    softmax outputs (digest: EGA §5). Raises ValueError if the images are smaller than the crop.
+    `classify` maps image batches to logits. EGA, ACoL and DANet squash images to 256 x 256, crop 224 and
+    average softmax outputs (digest: EGA §5). Raises ValueError if the images are smaller than the crop.
     """
     if min(images.shape[-2:]) < size:
         raise ValueError(f"images are {tuple(images.shape[-2:])} pixels, expected at least {size} x {size}")

@@ -1,7 +1,7 @@
 """How the threshold τ of a localisation metric is chosen: stated, never implied.
 
-Published numbers differ by more in their τ policy than in their method (digest: EGA §5), so a policy is an argument
-of every metric and the τ used is part of every result.
+Published numbers differ by more in their τ policy than in their method (digest: EGA §5), so a policy is an
+argument of every metric and the τ used is part of every result.
 """
 
 from dataclasses import dataclass, field

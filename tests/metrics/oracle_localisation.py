@@ -1,4 +1,4 @@
-"""The benchmark's box and mask metrics, restated plainly with OpenCV and NumPy (digest: EGA §1). Test oracle."""
+"""Test oracle: the benchmark's box and mask metrics restated with OpenCV and NumPy (digest: EGA §1)."""
 
 import cv2
 import numpy as np
