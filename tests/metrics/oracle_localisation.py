@@ -51,9 +51,10 @@ def best_iou_per_threshold(
 
 
 def best_iou_distinct(score: np.ndarray, truth: np.ndarray, rule: str = "all") -> np.ndarray:
-    """The same, computed once per distinct integer level (thresholds of one level share the mask)."""
-    levels = (THRESHOLDS * (score * 255).astype(np.uint8).max()).astype(int)
-    _, first, inverse = np.unique(levels, return_index=True, return_inverse=True)
+    """The same, computed once per distinct mask (thresholds between two grey values of the map share it)."""
+    grey = (score * 255).astype(np.uint8)
+    kept = np.searchsorted(np.unique(grey), (THRESHOLDS * grey.max()).astype(int), side="right")
+    _, first, inverse = np.unique(kept, return_index=True, return_inverse=True)
     return best_iou_per_threshold(score, truth, rule, THRESHOLDS[first])[inverse]
 
 

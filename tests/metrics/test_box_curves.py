@@ -137,5 +137,5 @@ def test_bad_input_is_named():
         box_curves(grid + torch.inf, truth)
     with pytest.raises(ValueError, match="span"):
         box_curves(grid + 2, truth, normalisation="none")
-    with pytest.raises(ValueError, match="'bench' .*expected one of|'bench', expected one of"):
+    with pytest.raises(ValueError, match="'bench', expected one of"):
         box_curves(grid, truth, convention="bench")
