@@ -25,7 +25,6 @@ from repro.training import (
     train_classifier,
 )
 
-
 RecipeName = Literal["small_network", "quick_fine_tuning", "paper_fine_tuning"]
 RECIPES: dict[RecipeName, ClassifierSettings] = {
     "small_network": SMALL_NETWORK,

@@ -41,7 +41,7 @@ def test_the_literal_baseline_leaves_most_maps_empty(trained):
 
 def test_so_does_equation_5_of_score_cam(trained):
     model, images = trained
-    maps = shared_score_maps(
-        MaskedPasses(model, model[3]), images, {"literal": SCORE_CAM_PRESETS["scorecampp_paper"]}
-    )["literal"]
+    maps = shared_score_maps(MaskedPasses(model, model[3]), images, {"literal": SCORE_CAM_PRESETS["scorecampp_paper"]})[
+        "literal"
+    ]
     assert (maps.amax((1, 2, 3)) == 0).float().mean() > 0.5

@@ -63,9 +63,7 @@ def plain_loop(model, layer, image, label, settings):
         scores = (outputs.softmax(1) if settings.score_space == "probability" else outputs)[:, label]
         alpha = scores[0] - {"none": 0, "input": scores[1], "black": scores[2]}[settings.baseline]
         weights.append(alpha)
-        maps.append(
-            gate(up if settings.summed_map == "upsampled" else a) * (plus_plus or keep(settings, flat))
-        )
+        maps.append(gate(up if settings.summed_map == "upsampled" else a) * (plus_plus or keep(settings, flat)))
     alphas = torch.stack(weights)
     alphas = alphas.softmax(0) if not plus_plus and settings.channel_softmax else alphas
     cam = torch.einsum("k,kab->ab", alphas, torch.stack(maps)).relu()
