@@ -10,15 +10,12 @@ from typing import Any, Literal, get_args
 
 import nbformat
 
+from repro.errors import UserError
 from repro.project import project_root, reports_root
 
 Preset = Literal["smoke", "quick", "paper"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 PAPERS = ("scorecampp", "ega", "dfg")
-
-
-class UserError(ValueError):
-    """Something the user gave cannot be used; the message says what was expected. Shown without a traceback."""
 
 
 def nearest(given: str, allowed: Sequence[str]) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from repro.catalogue import PRESETS, Preset, UserError, all_tables, nearest, select
+from repro.catalogue import PRESETS, Preset, all_tables, nearest, select
+from repro.errors import UserError
 
 app = typer.Typer(
     help="Reproduction of EGA, DFG and ScoreCAM++: one notebook per table or figure.",
@@ -19,6 +21,7 @@ app = typer.Typer(
 console = Console(highlight=False, soft_wrap=True)
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="tables (ega/table1_cub) or papers (ega)")]
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="data sets, see `repro data list`")]
 PresetOption = Annotated[str, typer.Option("--preset", "-p", help="smoke, quick or paper")]
 
 
@@ -60,6 +63,44 @@ def run(
     overrides: dict[str, Any] = dict(parse_assignment(text) for text in set_ or [])
     chosen = _preset(preset)
     raise typer.Exit(run_and_report(make_jobs(select(ids or []), chosen, overrides, force), chosen, jobs, console))
+
+
+data_app = typer.Typer(help="Data sets: what there is, whether it is complete, how to get it.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """List every data set with its licence, size and source."""
+    from repro.data import describe
+
+    for row in describe():
+        console.print(f"{row['name']}: {row['title']}", style="bold", markup=False)
+        console.print(f"    {row['splits']} · licence: {row['licence']} · {row['homepage']}", markup=False)
+        console.print(f"    {row['get']}", markup=False)
+
+
+@data_app.command("check")
+def data_check(names: Names = None) -> None:
+    """Check files against counts and checksums; no NAME means all. Status 1 if one of the named is not usable."""
+    from repro.data import ENTRIES, check
+
+    results = [check(name) for name in names or ENTRIES]
+    for result in results:
+        console.print(str(result), markup=False)
+    raise typer.Exit(1 if names and not all(result.ok for result in results) else 0)
+
+
+@data_app.command("prepare")
+def data_prepare(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="data sets")],
+    source: Annotated[Path | None, typer.Option("--from", help="folder that holds the archives, at any depth")] = None,
+) -> None:
+    """Unpack and verify data sets below REPRO_DATA, from a folder of archives or by torchvision's download."""
+    from repro.data import prepare
+
+    for name in names:
+        console.print(str(prepare(name, source)), markup=False)
 
 
 @app.command()

@@ -27,7 +27,8 @@ from pydantic import (
     create_model,
 )
 
-from repro.catalogue import Preset, Table, UserError, nearest
+from repro.catalogue import Preset, Table, nearest
+from repro.errors import UserError
 from repro.files import content_hash
 
 _NAMES: dict[str, Any] = {

@@ -10,6 +10,8 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
+from repro.errors import UserError
+
 Progress = Callable[[str, int, int], None]
 """`(what, bytes done, bytes in all)`, called after every file."""
 
@@ -17,11 +19,11 @@ _CHUNK = 1 << 20
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
 
 
-class UnsafeArchiveError(ValueError):
+class UnsafeArchiveError(UserError):
     """An archive holds a member that could write outside its folder or is not a plain file."""
 
 
-class DamagedArchiveError(ValueError):
+class DamagedArchiveError(UserError):
     """An archive cannot be read to its end."""
 
 

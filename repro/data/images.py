@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Int, Shaped, UInt8
 from PIL import Image, ImageOps
 
+from repro.errors import UserError
+
 Fit = Literal["crop", "squash", "pad"]
 """How an image becomes a square: short side to `size`, then centre crop; both sides to `size` (aspect ratio lost);
 or centred on black without resampling."""
@@ -18,7 +20,7 @@ or centred on black without resampling."""
 _WIDE_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
-class UnreadableImageError(ValueError):
+class UnreadableImageError(UserError):
     """A file is absent, empty, truncated or no image; the text says which."""
 
 

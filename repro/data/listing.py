@@ -15,6 +15,7 @@ from repro.data import cache
 from repro.data.image_set import BadImage, ImageSet
 from repro.data.images import Fit, Frame, UnreadableImageError
 from repro.data.registry import LoadRequest
+from repro.errors import UserError
 
 _BLOCK = 64
 Value = TypeVar("Value")
@@ -49,7 +50,7 @@ class Listing:
     files: list[Path] | None = None
 
 
-class DamagedImageError(ValueError):
+class DamagedImageError(UserError):
     """Images could not be read; `images` holds all of them, the message names the first ten."""
 
     def __init__(self, name: str, images: Sequence[BadImage]) -> None:
@@ -62,11 +63,11 @@ class DamagedImageError(ValueError):
         )
 
 
-class DamagedFileError(ValueError):
+class DamagedFileError(UserError):
     """A file that describes or holds many images is truncated or contradicts itself."""
 
 
-class UnknownSplitError(ValueError):
+class UnknownSplitError(UserError):
     """A data set has no split of that name, or not on this machine."""
 
 

@@ -8,10 +8,11 @@ from repro.data.image_set import ImageSet
 from repro.data.images import Fit
 from repro.data.preparation import check
 from repro.data.registry import LoadRequest, OnBadImage, find_entry
+from repro.errors import UserError
 from repro.project import data_root
 
 
-class MissingDataError(ValueError):
+class MissingDataError(UserError):
     """Files of the data set are not on this machine; the text says which and how to get them."""
 
 

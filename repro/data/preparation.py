@@ -12,13 +12,14 @@ from pathlib import Path
 from repro.data.archives import FileRecord, Progress, is_archive, unpack, write_stream
 from repro.data.entries import ENTRIES
 from repro.data.registry import Archive, DatasetEntry, Edition, find_entry
+from repro.errors import UserError
 from repro.files import file_hash, write_text
 from repro.project import data_root
 
 MANIFEST = "MANIFEST.tsv"
 
 
-class PrepareError(ValueError):
+class PrepareError(UserError):
     """A data set could not be prepared; nothing was left behind."""
 
 

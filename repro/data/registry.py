@@ -8,11 +8,12 @@ from typing import Literal
 
 from repro.data.image_set import ImageSet
 from repro.data.images import Fit
+from repro.errors import UserError
 
 OnBadImage = Literal["stop", "skip"]
 
 
-class UnknownDatasetError(ValueError):
+class UnknownDatasetError(UserError):
     """No data set of this name is registered."""
 
 

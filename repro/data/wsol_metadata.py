@@ -14,6 +14,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
+from repro.errors import UserError
+
 WsolName = Literal["CUB", "ILSVRC", "OpenImages"]
 
 # CUB's corners are x + width, y + height, hence exclusive; ILSVRC's boxes come from annotations whose largest
@@ -21,7 +23,7 @@ WsolName = Literal["CUB", "ILSVRC", "OpenImages"]
 _INCLUSIVE: dict[str, bool] = {"CUB": False, "ILSVRC": True}
 
 
-class MetadataError(ValueError):
+class MetadataError(UserError):
     """A metadata file is missing or a line of it cannot be understood."""
 
 

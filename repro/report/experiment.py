@@ -15,7 +15,8 @@ import torch
 from IPython.display import HTML, Image, display
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from repro.catalogue import Preset, Table, UserError
+from repro.catalogue import Preset, Table
+from repro.errors import UserError
 from repro.evidence.comparison import CellComparison, compare, find_table
 from repro.evidence.provenance import (
     Provenance,

@@ -77,7 +77,7 @@ class Explanations:
 
     methods: tuple[str, ...]
     tensors: dict[str, Tensor]
-    """`original_{logit,probability}` (n,); `kept_…`, `removed_…`, `area`, `constant`, `insertion`, `deletion` (n, m)."""
+    """`original_…` (n,); `kept_…`, `removed_…`, `area`, `constant`, `insertion`, `deletion` (n, m)."""
     result: RunResult
 
     def column(self, name: str, method: str) -> Float[Tensor, " n"]:

@@ -7,8 +7,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from repro.catalogue import Table, UserError
+from repro.catalogue import Table
 from repro.cli import app
+from repro.errors import UserError
 from repro.parameters import parse_assignment, parse_parameters, preset_values
 
 GOOD = {"preset": "quick", "images": 50, "rate": 0.1, "method": "scorecam", "seeds": [0, 1]}
