@@ -51,7 +51,7 @@ SPOT_CELLS = [
     ("scorecampp/table3_imagenet_resnet18", "gradcam", "average_drop", {}, "9.77"),
     ("scorecampp/table4_imagenet_vgg19", "scorecam", "average_drop", {}, "12.75"),
     ("scorecampp/table5_activations", "scorecampp", "win", {"gate": "mish"}, "6.16"),
-    ("scorecampp/table6_gating", "scorecampp", "win", {"gate_on": "mask"}, "20.14"),
+    ("scorecampp/table6_gating", "scorecampp", "win", {"gated": "mask"}, "20.14"),
     ("scorecampp/table7_logit_drop", "scorecampp", "average_drop_in_logit", {}, "9.65"),
     ("scorecampp/table8_vit", "layercam", "average_drop", {}, "18.17"),
 ]
