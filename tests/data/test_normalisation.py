@@ -25,9 +25,9 @@ def test_invert_restores_every_pixel_value(normalisation: Normalisation) -> None
 
 
 def test_scaled_images_and_statistics_on_the_255_scale_are_refused() -> None:
-    with pytest.raises((ValueError, TypeError), match="uint8|UInt8"):
+    with pytest.raises((ValueError, TypeError), match=r"uint8|UInt8"):
         HALF.apply(torch.rand(1, 3, 4, 4))
-    with pytest.raises(ValueError, match="0..1 scale"):
+    with pytest.raises(ValueError, match=r"0\.\.1 scale"):
         Normalisation(mean=(123.7, 116.3, 103.5), std=(0.2, 0.2, 0.2))
     with pytest.raises(ValueError, match="positive"):
         Normalisation(mean=(0.5, 0.5, 0.5), std=(0.0, 0.2, 0.2))
