@@ -6,14 +6,14 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import nbformat
 
 from repro.errors import UserError
 from repro.project import project_root, reports_root
+from repro.vocabulary import Preset
 
-Preset = Literal["smoke", "quick", "paper"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 PAPERS = ("scorecampp", "ega", "dfg")
 

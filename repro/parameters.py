@@ -2,7 +2,8 @@
 
 The cell tagged `parameters` is the single source: its annotations are the types, its values the smoke preset, its
 comments the help. Annotations may be `int`, `float`, `bool`, `str`, `list[...]`, `dict[str, ...]`, `Literal[...]`,
-`X | None` and pydantic's `PositiveInt`, `NonNegativeInt`, `PositiveFloat`, `NonNegativeFloat`.
+`X | None`, pydantic's `PositiveInt`, `NonNegativeInt`, `PositiveFloat`, `NonNegativeFloat`, and the names of
+`repro.vocabulary`.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ from pydantic import (
     create_model,
 )
 
-from repro.catalogue import Preset, Table, nearest
+from repro.catalogue import Table, nearest
 from repro.errors import UserError
 from repro.files import content_hash
+from repro.vocabulary import ArchitectureName, DatasetName, Gate, Preset
 
 _NAMES: dict[str, Any] = {
     "int": int,
@@ -43,6 +45,10 @@ _NAMES: dict[str, Any] = {
     "NonNegativeInt": NonNegativeInt,
     "PositiveFloat": PositiveFloat,
     "NonNegativeFloat": NonNegativeFloat,
+    "Preset": Preset,
+    "DatasetName": DatasetName,
+    "ArchitectureName": ArchitectureName,
+    "Gate": Gate,
 }
 
 

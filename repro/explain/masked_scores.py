@@ -30,8 +30,8 @@ from repro.explain.layer_activation import (
     tokens_to_grid,
 )
 from repro.explain.masked_network import agrees, convert, fold_batch_norm, inference_copy
+from repro.vocabulary import Gate
 
-Gate = Literal["tanh", "relu", "sigmoid", "sigmoid_relu", "mish", "swish"]
 ScoreSpace = Literal["probability", "logit"]
 Baseline = Literal["none", "input", "black"]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import nn
@@ -13,8 +13,7 @@ from repro.data.normalisation import HALF, IMAGENET, Normalisation
 from repro.models.resnet20 import ResNet20
 from repro.models.small_networks import SmallCNN, initialise_vit_head, small_vit
 from repro.models.weights import Weights, load_into, read_weights
-
-ArchitectureName = Literal["small_cnn", "small_vit", "squeezenet1_0", "resnet20", "resnet18", "vgg19", "vit_b_16"]
+from repro.vocabulary import ArchitectureName
 
 
 @dataclass(frozen=True)

@@ -208,5 +208,5 @@ def _score_batch(subject: Subject, part: slice, config: ExplanationConfig) -> di
         curves = insertion_deletion_curves(
             network, inputs, maps, targets, InsertionDeletionSettings(steps=config.insertion_steps), **common
         )
-        found |= {"insertion": curves.insertion_auc(), "deletion": curves.deletion_auc()}
+        found |= {"insertion": curves.insertion_auc, "deletion": curves.deletion_auc}
     return found

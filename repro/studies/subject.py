@@ -11,26 +11,17 @@ from torch import Tensor
 
 from repro.data import ImageSet, load_dataset
 from repro.files import content_hash, file_hash
-from repro.models.classifiers import ARCHITECTURES, ArchitectureName, Classifier, load_classifier
-from repro.models.weights import Weights, find_weights
+from repro.models.classifiers import ArchitectureName, Classifier, load_classifier
+from repro.models.weights import find_weights
 from repro.report.experiment import Experiment
 from repro.training import (
-    PAPER_FINE_TUNING,
-    QUICK_FINE_TUNING,
-    SMALL_NETWORK,
+    ClassifierRun,
     ClassifierSettings,
     RunResult,
     RunStore,
     predicted_classes,
     train_classifier,
 )
-
-RecipeName = Literal["small_network", "quick_fine_tuning", "paper_fine_tuning"]
-RECIPES: dict[RecipeName, ClassifierSettings] = {
-    "small_network": SMALL_NETWORK,
-    "quick_fine_tuning": QUICK_FINE_TUNING,
-    "paper_fine_tuning": PAPER_FINE_TUNING,
-}
 
 
 class SubjectSettings(BaseModel):
@@ -47,8 +38,6 @@ class SubjectSettings(BaseModel):
     """`torchvision`, a file under `<REPRO_DATA>/weights`, or None for random ones (then train)."""
     epochs: int
     """Epochs of (fine-)training on the data set's `train` split; 0 uses the weights as they are."""
-    recipe: RecipeName = "small_network"
-    """Training recipe, see `repro.training.classifier`."""
     train_images: int | None = None
     """Training images, None for all of the split."""
     input_size: int | None = None
@@ -120,33 +109,35 @@ def note_subject(experiment: Experiment, subject: Subject) -> None:
 
 
 def _classifier(settings: SubjectSettings, store: RunStore) -> tuple[Classifier, RunResult | None]:
-    if settings.epochs:
-        train = load_dataset(
-            settings.dataset,
-            split="train",
-            limit=settings.train_images,
-            size=settings.input_size or ARCHITECTURES[settings.architecture].input_size,
-            seed=settings.seed,
-            on_bad_image=settings.on_bad_image,
-        )
-        recipe = RECIPES[settings.recipe].model_copy(update={"epochs": settings.epochs, "seed": settings.seed})
-        trained = train_classifier(settings.architecture, train, recipe, start=settings.weights, store=store)
-        result: RunResult | None = trained.run
-        weights: Weights = trained.run.tensors
-        classes = train.classes
-    else:
-        result, weights = None, settings.weights
-        classes = load_dataset(settings.dataset, split="test", limit=1).classes
-    classifier = load_classifier(
+    classes = load_dataset(settings.dataset, split="test", limit=1).classes
+    start = load_classifier(
         settings.architecture,
         num_classes=len(classes),
         classes=classes,
-        weights=weights,
+        weights=settings.weights,
         input_size=settings.input_size,
         target_layer=settings.layer,
+        replace_head=settings.epochs > 0 and settings.weights is not None,
         seed=settings.seed,
     )
-    return classifier, result
+    if not settings.epochs:
+        return start, None
+    train = load_dataset(
+        settings.dataset,
+        split="train",
+        limit=settings.train_images,
+        size=start.input_size,
+        seed=settings.seed,
+        on_bad_image=settings.on_bad_image,
+    )
+    recipe = ClassifierSettings.for_architecture(settings.architecture, epochs=settings.epochs, seed=settings.seed)
+    config = ClassifierRun(
+        architecture=settings.architecture, weights=_weights_hash(settings), data=train.manifest, settings=recipe
+    )
+    result = store.run(config, lambda run: train_classifier(run, start, train, recipe))
+    start.network.load_state_dict(result.tensors)
+    start.network.eval()
+    return start, result
 
 
 def _weights_hash(settings: SubjectSettings) -> str:

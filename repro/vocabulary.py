@@ -1,0 +1,41 @@
+"""Names that notebook parameters may take; light to import, so that parameters are checked before anything heavy."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Preset = Literal["smoke", "quick", "paper"]
+"""Set of parameter values: plumbing in seconds, real but small data, or the paper's own."""
+
+DatasetName = Literal[
+    "scenes",
+    "scenes_two_objects",
+    "digits",
+    "font_digits",
+    "garment_scenes",
+    "mnist",
+    "fashion_mnist",
+    "emnist_digits",
+    "svhn",
+    "cifar10",
+    "cifar10_jpg",
+    "cinic10",
+    "stl10",
+    "caltech256",
+    "food101",
+    "dogs_vs_cats",
+    "oxford_pets",
+    "cub",
+    "tiny_imagenet",
+    "imagenet",
+    "imagenet_sample",
+    "ilsvrc",
+    "openimages30k",
+]
+"""Data sets of the registry that hold images."""
+
+ArchitectureName = Literal["small_cnn", "small_vit", "squeezenet1_0", "resnet20", "resnet18", "vgg19", "vit_b_16"]
+"""Classifiers to be explained."""
+
+Gate = Literal["tanh", "relu", "sigmoid", "sigmoid_relu", "mish", "swish"]
+"""Gate activations of ScoreCAM++ (Table 5); `sigmoid_relu` is the released code's "sigmoid"."""
