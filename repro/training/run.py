@@ -90,7 +90,7 @@ class Run:
         for key, value in numbers.items():
             if not math.isfinite(value):
                 raise Diverged(f"{key} became {value} at step {step}; lower the learning rate or check the data")
-        self.history.append({"step": step, **numbers})
+        self.history.append({"step": float(step), **numbers})
 
     def report(self, **values: Any) -> None:
         """Keep JSON values with the result (final accuracies, counts)."""
