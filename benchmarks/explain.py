@@ -175,9 +175,7 @@ def installed(peer: str) -> bool:
     return importlib.util.find_spec(PEERS[peer]) is not None
 
 
-def measure(
-    comparison: str, network: str, contestants: dict[str, Explain], threads: int, rounds: int
-) -> list[Timing]:
+def measure(comparison: str, network: str, contestants: dict[str, Explain], threads: int, rounds: int) -> list[Timing]:
     """Time all contestants, taking turns in each round; one unmeasured turn first."""
     torch.set_num_threads(threads)
     wall: dict[str, list[float]] = {name: [] for name in contestants}
