@@ -176,19 +176,18 @@ def installed(peer: str) -> bool:
 
 
 def measure(comparison: str, network: str, contestants: dict[str, Explain], threads: int, rounds: int) -> list[Timing]:
-    """Time all contestants, taking turns in each round; one unmeasured turn first."""
+    """Time all contestants, taking turns in each round; `map_differences` has warmed them up."""
     torch.set_num_threads(threads)
     wall: dict[str, list[float]] = {name: [] for name in contestants}
     cpu: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(rounds + 1):
+    for _ in range(rounds):
         for name, explain in contestants.items():
             synchronise()
             started, cpu_started = time.perf_counter(), time.process_time()
             explain()
             synchronise()
-            if turn:
-                wall[name].append(time.perf_counter() - started)
-                cpu[name].append(time.process_time() - cpu_started)
+            wall[name].append(time.perf_counter() - started)
+            cpu[name].append(time.process_time() - cpu_started)
     return [
         Timing(
             comparison, network, threads, name,
@@ -264,50 +263,52 @@ def print_timings(timings: list[Timing]) -> None:
         print(
             f"{timing.comparison:9} {timing.network:9} {timing.threads} thread(s)  {timing.contestant:34}"
             f" wall {timing.wall_min:8.3f} (median {timing.wall_median:8.3f}) s"
-            f"  cpu {timing.cpu_min:8.3f} (median {timing.cpu_median:8.3f}) s"
+            f"  cpu {timing.cpu_min:8.3f} (median {timing.cpu_median:8.3f}) s",
+            flush=True,
         )
 
 
-def main(
-    quick: Annotated[bool, typer.Option(help="64 x 64, one round, one thread, few_dead only")] = False,
-    size: Annotated[int, typer.Option(help="height and width of the image, pixels")] = 224,
-    rounds: Annotated[int, typer.Option(help="measured rounds")] = 5,
-    threads: Annotated[list[int] | None, typer.Option(help="thread counts; default 1 and 2")] = None,
-    network: Annotated[str, typer.Option(help="few_dead, many_dead or both")] = "both",
-    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
-    memory_of: Annotated[str, typer.Option(help="internal: measure one contestant's memory")] = "",
-) -> None:
-    """Run all comparisons, print them and write benchmarks/output/explain.json."""
-    liveness: list[Liveness] = ["few_dead", "many_dead"] if network == "both" else [network]  # type: ignore[list-item]
-    if memory_of:
-        print(json.dumps(peak_memory_of(memory_of, liveness[0], size)))
-        return
-    if quick:
-        size, rounds, threads, liveness = 64, 1, [1], ["few_dead"]
+def compare_network(liveness: Liveness, size: int, device: str, threads: list[int], rounds: int) -> dict[str, object]:
+    """All comparisons on one network."""
+    subject = build_subject(liveness, size, device)
+    score_cams = {title: build(subject) for title, build in score_cam_contestants().items()}
+    live = live_channels(subject)
+    differences = map_differences(subject, score_cams)
+    print(f"{liveness}: {live} of 512 channels live; largest map differences {differences}", flush=True)
     timings: list[Timing] = []
-    differences, memory, live = {}, {}, {}
-    for name in liveness:
-        subject = build_subject(name, size, device)
-        score_cams = {title: build(subject) for title, build in score_cam_contestants().items()}
-        live[name] = live_channels(subject)
-        differences[name] = map_differences(subject, score_cams)
-        print(f"{name}: {live[name]} of 512 channels live; largest map differences {differences[name]}")
-        for count in threads or [1, 2]:
-            timings += measure("Score-CAM", name, score_cams, count, rounds)
-            timings += measure("Grad-CAM", name, grad_cam_contestants(subject), count, 10 * rounds)
-        if device == "cpu":
-            memory[name] = compare_memory(list(score_cams), name, size)
-            print(f"{name}: peak memory {json.dumps(memory[name], indent=1)}")
+    for count in threads:
+        timings += measure("Score-CAM", liveness, score_cams, count, rounds)
+        timings += measure("Grad-CAM", liveness, grad_cam_contestants(subject), count, 10 * rounds)
     print_timings(timings)
-    report = {
-        "environment": environment(device),
-        "size": size,
-        "rounds": rounds,
+    memory = compare_memory(list(score_cams), liveness, size) if device == "cpu" else {}
+    print(f"{liveness}: peak memory {json.dumps(memory, indent=1)}", flush=True)
+    return {
         "live_channels": live,
         "map_differences": differences,
         "memory": memory,
         "timings": [asdict(timing) for timing in timings],
     }
+
+
+def main(
+    quick: Annotated[bool, typer.Option(help="64 x 64, one round, one thread, one network")] = False,
+    size: Annotated[int, typer.Option(help="height and width of the image, pixels")] = 224,
+    rounds: Annotated[int, typer.Option(help="measured rounds")] = 5,
+    threads: Annotated[list[int] | None, typer.Option(help="thread counts; default 1 and 2")] = None,
+    network: Annotated[Liveness | None, typer.Option(help="default: both")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    memory_of: Annotated[str, typer.Option(help="internal: measure one contestant's memory")] = "",
+) -> None:
+    """Run all comparisons, print them and write benchmarks/output/explain.json."""
+    if memory_of:
+        print(json.dumps(peak_memory_of(memory_of, network or "few_dead", size)))
+        return
+    networks: list[Liveness] = [network] if network else ["few_dead", "many_dead"]
+    if quick:
+        size, rounds, threads, networks = 64, 1, [1], ["few_dead"]
+    counts = threads or [1, 2]
+    report: dict[str, object] = {"environment": environment(device), "size": size, "rounds": rounds}
+    report |= {name: compare_network(name, size, device, counts, rounds) for name in networks}
     OUTPUT.parent.mkdir(exist_ok=True)
     OUTPUT.write_text(json.dumps(report, indent=1) + "\n")
     print(f"written: {OUTPUT}")
