@@ -1,0 +1,318 @@
+"""Score-CAM and Grad-CAM beside pytorch-grad-cam, torchcam and Captum: time, peak memory, equal maps.
+
+    python benchmarks/explain.py                  # ResNet-18, 224 x 224, 1 and 2 threads, 5 rounds
+    python benchmarks/explain.py --quick          # 64 x 64, one round: does it run?
+    python benchmarks/explain.py --device cuda
+
+Contestants take turns inside every round, so that a busy machine disturbs all of them alike; minimum and
+median of wall and CPU seconds are reported (on a shared machine trust the CPU seconds of one thread). Weights
+are random with random batch norm statistics: nothing is downloaded. Peers come with the `bench` extra; a
+missing one is left out, and the report says which were there.
+"""
+
+import importlib.util
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision
+import typer
+from captum.attr import LayerGradCam
+from torch import Tensor, nn
+
+from repro.explain import SCORE_CAM_PRESETS, EngineSettings, GradCAM, ScoreCAM
+from repro.explain.layer_activation import forward_with_activation
+from repro.explain.masked_network import convert, fold_batch_norm, inference_copy
+from repro.explain.masked_scores import MaskRule
+
+Liveness = Literal["few_dead", "many_dead"]
+Explain = Callable[[], Tensor | None]
+
+TARGET = 3
+OUTPUT = Path(__file__).parent / "output" / "explain.json"
+PEERS = {"pytorch-grad-cam": "pytorch_grad_cam", "torchcam": "torchcam"}
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds per explained image."""
+
+    comparison: str
+    network: str
+    threads: int
+    contestant: str
+    wall_min: float
+    wall_median: float
+    cpu_min: float
+    cpu_median: float
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What all contestants explain."""
+
+    model: nn.Module
+    layer: nn.Module
+    image: Tensor
+
+
+def build_subject(liveness: Liveness, size: int, device: str) -> Subject:
+    """ResNet-18's last stage; with `many_dead` six tenths of its 512 channels are zero everywhere."""
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18(weights=None).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.1)
+    with torch.no_grad():
+        model.layer4[1].bn2.bias += 0.5
+        if liveness == "many_dead":
+            model.layer4[1].bn2.bias[:307] -= 1e4
+    return Subject(model.to(device), model.layer4, torch.randn(1, 3, size, size).to(device))
+
+
+def ours(subject: Subject, preset: str, dtype: torch.dtype | None) -> Explain:
+    """Our Score-CAM in a peer's reading."""
+    engine = EngineSettings(dtype=dtype)
+    explainer = ScoreCAM(subject.model, subject.layer, SCORE_CAM_PRESETS[preset], engine=engine)
+    return lambda: explainer.attribute_lowres(subject.image, TARGET)
+
+
+def pytorch_grad_cam_method(subject: Subject, method: str) -> Explain:
+    """pytorch-grad-cam's `ScoreCAM` or `GradCAM` with its defaults."""
+    import pytorch_grad_cam
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    explainer = getattr(pytorch_grad_cam, method)(subject.model, [subject.layer])
+    return lambda: torch.as_tensor(explainer(subject.image, [ClassifierOutputTarget(TARGET)]))[None]
+
+
+def torchcam_method(subject: Subject, method: str) -> Explain:
+    """torchcam's `ScoreCAM` or `GradCAM` with its defaults, the forward pass it needs included."""
+    import torchcam.methods
+
+    def explain() -> Tensor:
+        with getattr(torchcam.methods, method)(subject.model, "layer4") as extractor:
+            return extractor(TARGET, subject.model(subject.image))[0][None]
+
+    return explain
+
+
+def bare_forwards(subject: Subject, dtype: torch.dtype | None) -> Explain:
+    """The floor: one forward pass per live channel in the best layout, masks made beforehand."""
+    network = convert(fold_batch_norm(inference_copy(subject.model)), dtype=dtype, channels_last=True)
+    batch_size = 8 if subject.image.device.type == "cpu" else 128
+    passes = live_channels(subject)
+    images = subject.image.expand(batch_size, -1, -1, -1) * torch.rand(batch_size, 1, 1, 1).to(subject.image)
+    batch = images.to(dtype or images.dtype).contiguous(memory_format=torch.channels_last)
+
+    def forward_all() -> None:
+        with torch.inference_mode():
+            for start in range(0, passes, batch_size):
+                network(batch[: min(batch_size, passes - start)])
+
+    return forward_all
+
+
+def live_channels(subject: Subject) -> int:
+    """Channels of the layer that are not constant on the image."""
+    _, activation = forward_with_activation(subject.model, subject.layer, subject.image, differentiable=False)
+    return int((~MaskRule().blank(activation)).sum())
+
+
+def score_cam_contestants() -> dict[str, Callable[[Subject], Explain]]:
+    """Every implementation of Score-CAM and the floor, by name; each is built when its turn comes."""
+    contestants: dict[str, Callable[[Subject], Explain]] = {
+        "repro fp32 (as pytorch-grad-cam)": lambda subject: ours(subject, "pytorch-grad-cam", None),
+        "repro fp32 (as torchcam)": lambda subject: ours(subject, "torchcam", None),
+        "repro bf16 (as torchcam)": lambda subject: ours(subject, "torchcam", torch.bfloat16),
+        "bare forwards fp32": lambda subject: bare_forwards(subject, None),
+        "bare forwards bf16": lambda subject: bare_forwards(subject, torch.bfloat16),
+    }
+    if installed("pytorch-grad-cam"):
+        contestants["pytorch-grad-cam"] = lambda subject: pytorch_grad_cam_method(subject, "ScoreCAM")
+    if installed("torchcam"):
+        contestants["torchcam"] = lambda subject: torchcam_method(subject, "ScoreCAM")
+    return contestants
+
+
+def grad_cam_contestants(subject: Subject) -> dict[str, Explain]:
+    """Every implementation of Grad-CAM, by name; ours and Captum's include the upsampling."""
+    explainer = GradCAM(subject.model, subject.layer)
+    captum = LayerGradCam(subject.model, subject.layer)
+    size = subject.image.shape[-2:]
+
+    def captum_map() -> Tensor:
+        cam = captum.attribute(subject.image, TARGET, relu_attributions=True)
+        return F.interpolate(cam, size=size, mode="bilinear")
+
+    contestants: dict[str, Explain] = {
+        "repro": lambda: explainer.attribute(subject.image, TARGET),
+        "captum": captum_map,
+    }
+    if installed("pytorch-grad-cam"):
+        contestants["pytorch-grad-cam"] = pytorch_grad_cam_method(subject, "GradCAM")
+    if installed("torchcam"):
+        contestants["torchcam"] = torchcam_method(subject, "GradCAM")
+    return contestants
+
+
+def installed(peer: str) -> bool:
+    """Whether a peer of the `bench` extra can be imported."""
+    return importlib.util.find_spec(PEERS[peer]) is not None
+
+
+def measure(comparison: str, network: str, contestants: dict[str, Explain], threads: int, rounds: int) -> list[Timing]:
+    """Time all contestants, taking turns in each round; `map_differences` has warmed them up."""
+    torch.set_num_threads(threads)
+    wall: dict[str, list[float]] = {name: [] for name in contestants}
+    cpu: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, explain in contestants.items():
+            synchronise()
+            started, cpu_started = time.perf_counter(), time.process_time()
+            explain()
+            synchronise()
+            wall[name].append(time.perf_counter() - started)
+            cpu[name].append(time.process_time() - cpu_started)
+    return [
+        Timing(
+            comparison, network, threads, name,
+            min(wall[name]), statistics.median(wall[name]), min(cpu[name]), statistics.median(cpu[name]),
+        )
+        for name in contestants
+    ]  # fmt: skip
+
+
+def synchronise() -> None:
+    """Wait for the GPU, if there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def minmax(cam: Tensor) -> Tensor:
+    """To 0…1, as the peers return their maps."""
+    return (cam - cam.min()) / (cam.max() - cam.min())
+
+
+def map_differences(subject: Subject, contestants: dict[str, Explain]) -> dict[str, float]:
+    """Largest difference of min-max maps between ours and each peer's, and between bf16 and fp32."""
+    size = tuple(subject.image.shape[-2:])
+    maps = {name: minmax(cam) for name, explain in contestants.items() if (cam := explain()) is not None}
+    reference = maps["repro fp32 (as torchcam)"]
+    differences = {"bf16 and fp32": float((maps["repro bf16 (as torchcam)"] - reference).abs().max())}
+    if "torchcam" in maps:
+        differences["repro and torchcam"] = float((maps["torchcam"].to(reference) - reference).abs().max())
+    if "pytorch-grad-cam" in maps:
+        full = minmax(F.interpolate(maps["repro fp32 (as pytorch-grad-cam)"], size=size, mode="bilinear"))
+        theirs = maps["pytorch-grad-cam"].to(full)
+        differences["repro and pytorch-grad-cam"] = float((theirs - full).abs().max())
+    return differences
+
+
+def peak_memory_of(contestant: str, liveness: Liveness, size: int) -> dict[str, float]:
+    """Peak resident memory of this process (MiB) before and after one explanation by one contestant."""
+    torch.set_num_threads(1)
+    subject = build_subject(liveness, size, "cpu")
+    with torch.inference_mode():
+        subject.model(subject.image)
+    explain = score_cam_contestants()[contestant](subject)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    explain()
+    return {"before_mib": before, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def compare_memory(names: list[str], liveness: Liveness, size: int) -> dict[str, dict[str, float]]:
+    """Peak memory of each contestant, each in a process of its own."""
+    results = {}
+    for name in names:
+        command = [sys.executable, __file__, "--memory-of", name, "--size", str(size), "--network", liveness]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        results[name] = json.loads(answer.strip().splitlines()[-1])
+    return results
+
+
+def environment(device: str) -> dict[str, str]:
+    """What the figures depend on."""
+    gpu = torch.cuda.get_device_name() if device == "cuda" else "none"
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "gpu": gpu,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "peers": ", ".join(peer for peer in PEERS if installed(peer)) or "none installed",
+    }
+
+
+def print_timings(timings: list[Timing]) -> None:
+    """One line per contestant."""
+    for timing in timings:
+        print(
+            f"{timing.comparison:9} {timing.network:9} {timing.threads} thread(s)  {timing.contestant:34}"
+            f" wall {timing.wall_min:8.3f} (median {timing.wall_median:8.3f}) s"
+            f"  cpu {timing.cpu_min:8.3f} (median {timing.cpu_median:8.3f}) s",
+            flush=True,
+        )
+
+
+def compare_network(liveness: Liveness, size: int, device: str, threads: list[int], rounds: int) -> dict[str, object]:
+    """All comparisons on one network."""
+    subject = build_subject(liveness, size, device)
+    score_cams = {title: build(subject) for title, build in score_cam_contestants().items()}
+    live = live_channels(subject)
+    differences = map_differences(subject, score_cams)
+    print(f"{liveness}: {live} of 512 channels live; largest map differences {differences}", flush=True)
+    timings: list[Timing] = []
+    for count in threads:
+        timings += measure("Score-CAM", liveness, score_cams, count, rounds)
+        timings += measure("Grad-CAM", liveness, grad_cam_contestants(subject), count, 10 * rounds)
+    print_timings(timings)
+    memory = compare_memory(list(score_cams), liveness, size) if device == "cpu" else {}
+    print(f"{liveness}: peak memory {json.dumps(memory, indent=1)}", flush=True)
+    return {
+        "live_channels": live,
+        "map_differences": differences,
+        "memory": memory,
+        "timings": [asdict(timing) for timing in timings],
+    }
+
+
+def main(
+    quick: Annotated[bool, typer.Option(help="64 x 64, one round, one thread, one network")] = False,
+    size: Annotated[int, typer.Option(help="height and width of the image, pixels")] = 224,
+    rounds: Annotated[int, typer.Option(help="measured rounds")] = 5,
+    threads: Annotated[list[int] | None, typer.Option(help="thread counts; default 1 and 2")] = None,
+    network: Annotated[Liveness | None, typer.Option(help="default: both")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    memory_of: Annotated[str, typer.Option(help="internal: measure one contestant's memory")] = "",
+) -> None:
+    """Run all comparisons, print them and write benchmarks/output/explain.json."""
+    if memory_of:
+        print(json.dumps(peak_memory_of(memory_of, network or "few_dead", size)))
+        return
+    networks: list[Liveness] = [network] if network else ["few_dead", "many_dead"]
+    if quick:
+        size, rounds, threads, networks = 64, 1, [1], ["few_dead"]
+    counts = threads or [1, 2]
+    report: dict[str, object] = {"environment": environment(device), "size": size, "rounds": rounds}
+    report |= {name: compare_network(name, size, device, counts, rounds) for name in networks}
+    OUTPUT.parent.mkdir(exist_ok=True)
+    OUTPUT.write_text(json.dumps(report, indent=1) + "\n")
+    print(f"written: {OUTPUT}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
