@@ -319,7 +319,7 @@ _IMAGENET = (
         licence=_RESEARCH,
         homepage="https://image-net.org/",
         splits={"test": 50_000},
-        loader=_stored("imagenet", folders.imagenet, 224),
+        loader=_stored("imagenet", folders.imagenet, 224, cached=True),
         contents=(Contents("val/n*/*.JPEG"),),
         instructions="Sign in at image-net.org, get ILSVRC2012_img_val.tar, sort it into folders val/<synset>/ and "
         "put (or link) val into the folder imagenet of the data root.",
@@ -330,7 +330,7 @@ _IMAGENET = (
         licence=_RESEARCH,
         homepage="https://image-net.org/",
         splits={"test": 900},
-        loader=_stored("imagenet_sample", folders.imagenet_sample, 224),
+        loader=_stored("imagenet_sample", folders.imagenet_sample, 224, cached=True),
         editions=(
             Edition(
                 "900 images",

@@ -1,4 +1,4 @@
-"""Archives, checks and damage: all that can be wrong with a folder is said exactly and leaves nothing half done."""
+"""Archives, checks and damage: what is wrong is said exactly, and nothing is left half done."""
 
 import errno
 import io

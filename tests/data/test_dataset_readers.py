@@ -172,7 +172,8 @@ def test_garment_scenes(tmp_path):
     assert torch.equal(few.images, many.images[:3]) and many.labels.tolist() == [i % 10 for i in range(12)]
     for mask, boxes in zip(many.masks, many.boxes, strict=True):
         x0, y0, x1, y1 = boxes[0].tolist()
-        assert mask.sum() == (x1 - x0) * (y1 - y0)  # these garments are rectangles
+        lacking = (x1 - x0) * (y1 - y0) - int(mask.sum())
+        assert 0 <= lacking <= 12  # these garments are rectangles; enlarging rounds the corners
         assert 0.85 * 16 / 12 <= (y1 - y0) / (x1 - x0) <= 1.15 * 16 / 12
 
 
