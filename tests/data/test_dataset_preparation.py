@@ -102,7 +102,7 @@ def test_damaged_images_stop_the_run_or_are_counted(source, root):
 
 @pytest.mark.faults
 @pytest.mark.parametrize(
-    "name", ["../outside", "/tmp/outside", "a/../../outside", "..\\outside", "C:/outside", "train/../../outside"]
+    "name", ["../outside", "/outside", "a/../../outside", "..\\outside", "C:/outside", "train/../../outside"]
 )
 @pytest.mark.parametrize("kind", ["tar", "zip"])
 def test_paths_that_leave_the_folder_are_refused(name, kind, tmp_path):
