@@ -114,7 +114,7 @@ ENTRIES: tuple[DatasetEntry, ...] = (
             ),
         ),
         contents=(Contents("train/*/*.jpg", (50_000,)), Contents("test/*/*.jpg", (10_000,))),
-        instructions="repro data prepare cifar10_jpg --from <folder holding the archives>. The lossless set is cifar10.",
+        instructions="repro data prepare cifar10_jpg --from <folder holding the archives>. Lossless: cifar10.",
     ),
     DatasetEntry(
         name="svhn",
