@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, Protocol, runtime_checkable
 
 from repro.errors import UserError
 
@@ -25,6 +25,15 @@ class UnsafeArchiveError(UserError):
 
 class DamagedArchiveError(UserError):
     """An archive cannot be read to its end."""
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """A byte stream; tar members are read through a class of their own."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes, none at the end."""
+        ...
 
 
 class FileRecord(NamedTuple):
@@ -68,7 +77,7 @@ def unpack(archive: Path, target: Path, only: str = "*", progress: Progress | No
     return records
 
 
-def write_stream(stream: IO[bytes], target: Path, relative: str) -> FileRecord:
+def write_stream(stream: Readable, target: Path, relative: str) -> FileRecord:
     """Copy `stream` to `target/relative`, hashing on the way.
 
     Raises:
@@ -93,7 +102,7 @@ def _safe_path(name: str, archive: Path) -> PurePosixPath:
     return path
 
 
-Members = Iterator[tuple[str, IO[bytes] | None]]
+Members = Iterator[tuple[str, Readable | None]]
 """`(name, content)`; the content of a folder is None."""
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from repro.data import real_entries
+from repro.data import entries_arrays, entries_images
 from repro.data.font_digits import COUNTS as FONT_DIGIT_COUNTS
 from repro.data.font_digits import load_font_digits
 from repro.data.garments import COUNTS as GARMENT_COUNTS
@@ -85,4 +85,6 @@ _EMBEDDED = (
     ),
 )
 
-ENTRIES: dict[str, DatasetEntry] = {entry.name: entry for entry in (*_EMBEDDED, *real_entries.ENTRIES)}
+ENTRIES: dict[str, DatasetEntry] = {
+    entry.name: entry for entry in (*_EMBEDDED, *entries_arrays.ENTRIES, *entries_images.ENTRIES)
+}

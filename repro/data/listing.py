@@ -100,6 +100,9 @@ def class_balanced_draw(labels: Int[np.ndarray, " n"], limit: int, seed: int) ->
 def load_listing(name: str, listing: Listing, request: LoadRequest, size: int, fit: Fit, cached: bool) -> ImageSet:
     """Read the images that `request` asks for; `size` and `fit` are the data set's defaults.
 
+    `cached` sets are decoded once into `<root>/.cache` (each selection and size for itself), unless the root is
+    read-only.
+
     Raises:
         DamagedImageError: images cannot be read and `request.on_bad_image` is "stop".
         ValueError: a size below 1, or too small for `fit="pad"`.
@@ -108,7 +111,7 @@ def load_listing(name: str, listing: Listing, request: LoadRequest, size: int, f
     limit = len(listing.ids) if request.limit is None else request.limit
     chosen = class_balanced_draw(listing.labels, limit, request.seed)
     decode = _Decoder(listing, size, fit)
-    if cached and listing.files is not None:
+    if cached and listing.files is not None and os.access(request.root, os.W_OK):
         key = cache.key_of(listing.ids, listing.files, chosen, size, fit)
         folder = request.root / ".cache" / f"{name}-{request.split}-{size}-{fit}-{key[:16]}"
         decoded = cache.load_or_fill(folder, len(chosen), size, lambda arrays: decode.fill(chosen, arrays))
@@ -117,6 +120,17 @@ def load_listing(name: str, listing: Listing, request: LoadRequest, size: int, f
     if decoded.skipped and request.on_bad_image == "stop":
         raise DamagedImageError(name, decoded.skipped)
     return _to_image_set(name, request.split, listing, chosen, decoded)
+
+
+def stored_loader(
+    name: str, listing: Callable[[Path, str], Listing], size: int, fit: Fit = "crop", cached: bool = False
+) -> Callable[[LoadRequest], ImageSet]:
+    """Loader of a set that lies in `<root>/name`, with its default size and geometry; see `load_listing`."""
+
+    def load(request: LoadRequest) -> ImageSet:
+        return load_listing(name, listing(request.root / name, request.split), request, size, fit, cached)
+
+    return load
 
 
 @dataclass(frozen=True)

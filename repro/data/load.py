@@ -1,5 +1,6 @@
 """`load_dataset`: one call from a registry name to an `ImageSet`."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -46,21 +47,15 @@ def load_dataset(
         MissingDataError: files are missing.
         DamagedImageError: images cannot be read and `on_bad_image="stop"`.
     """
-    entry = find_entry(name, ENTRIES)
-    _check_options(entry.name, limit, size, on_bad_image, fit)
-    if entry.loader is None:
-        raise ValueError(f"{name!r} holds no images; it is read by other functions")
     root = root or data_root()
-    request = LoadRequest(split, limit, size, seed, on_bad_image, fit, root)
-    if entry.embedded:
-        return entry.loader(request)
+    loader = _checked_loader(name, limit, size, on_bad_image, fit)
     state = check(name, root, hashes=False)
     if state.missing and on_bad_image == "stop":
         raise MissingDataError(str(state))
     try:
-        return entry.loader(request)
+        return loader(LoadRequest(split, limit, size, seed, on_bad_image, fit, root))
     except FileNotFoundError as error:
-        raise MissingDataError(str(state)) from error
+        raise MissingDataError(f"{error}\n{state}") from error
 
 
 def data_path(name: str, relative: str, root: Path | None = None) -> Path:
@@ -77,7 +72,11 @@ def data_path(name: str, relative: str, root: Path | None = None) -> Path:
     return path
 
 
-def _check_options(name: str, limit: int | None, size: int | None, on_bad_image: str, fit: str | None) -> None:
+def _checked_loader(
+    name: str, limit: int | None, size: int | None, on_bad_image: str, fit: str | None
+) -> Callable[[LoadRequest], ImageSet]:
+    """The loader of the data set, once every option has an allowed value."""
+    entry = find_entry(name, ENTRIES)
     for key, value in (("limit", limit), ("size", size)):
         if value is not None and value < 1:
             raise ValueError(f"{key}={value} of {name!r}: expected at least 1, or None")
@@ -85,3 +84,6 @@ def _check_options(name: str, limit: int | None, size: int | None, on_bad_image:
         raise ValueError(f"on_bad_image={on_bad_image!r}: expected one of {', '.join(get_args(OnBadImage))}")
     if fit is not None and fit not in get_args(Fit):
         raise ValueError(f"fit={fit!r}: expected None or one of {', '.join(get_args(Fit))}")
+    if entry.loader is None:
+        raise ValueError(f"{name!r} holds no images: use data_path({name!r}, <file>)")
+    return entry.loader

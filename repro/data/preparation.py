@@ -7,7 +7,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 from repro.data.archives import FileRecord, Progress, is_archive, unpack, write_stream
 from repro.data.entries import ENTRIES
@@ -169,7 +172,7 @@ def _staging(root: Path, name: str) -> Iterator[Path]:
 def _fill(entry: DatasetEntry, source: Path | None, staging: Path, progress: Progress | None) -> None:
     """Put the contents of the first complete edition into `staging`, with a manifest."""
     records = []
-    paths = _download(entry, staging / ".download") if source is None else _find_archives(entry, source)
+    paths = _download(entry, staging / ".download", progress) if source is None else _find_archives(entry, source)
     for archive, path in paths:
         target = staging / archive.into
         if is_archive(archive.file):
@@ -220,23 +223,32 @@ def _checksum_ok(archive: Archive, path: Path) -> bool:
     return True
 
 
-def _download(entry: DatasetEntry, folder: Path) -> list[tuple[Archive, Path]]:
-    """Fetch the first edition all of whose archives have an address, through torchvision (which shows progress)."""
-    edition = next((e for e in entry.editions if all(a.url for a in e.archives)), None)
+def _download(entry: DatasetEntry, folder: Path, progress: Progress | None) -> list[tuple[Archive, Path]]:
+    """Fetch the first edition all of whose archives have an address."""
+    edition = next((e for e in entry.editions if all(archive.url for archive in e.archives)), None)
     if edition is None:
         raise PrepareError(f"{entry.name!r} cannot be downloaded for you. {entry.instructions}")
-    from torchvision.datasets.utils import download_url
-
-    paths = []
+    folder.mkdir()
     for archive in edition.archives:
-        try:
-            download_url(archive.url, str(folder), archive.file, archive.md5)
-        except (OSError, RuntimeError) as error:
-            raise PrepareError(f"{archive.url} could not be fetched: {error}. {entry.instructions}") from error
+        _fetch(archive, folder / archive.file, progress)
         if not _checksum_ok(archive, folder / archive.file):
             raise PrepareError(f"{archive.url} arrived damaged: its checksum is wrong; try again")
-        paths.append((archive, folder / archive.file))
-    return paths
+    return [(archive, folder / archive.file) for archive in edition.archives]
+
+
+def _fetch(archive: Archive, path: Path, progress: Progress | None) -> None:
+    """Download one archive. A full disk passes as `OSError`, failures of the network become `PrepareError`."""
+    done = 0
+    try:
+        with urlopen(archive.url or "", timeout=60) as response, path.open("wb") as out:
+            total = int(response.headers.get("Content-Length") or 0)
+            while chunk := response.read(1 << 20):
+                out.write(chunk)
+                done += len(chunk)
+                if progress is not None:
+                    progress(f"downloading {archive.file}", done, total)
+    except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
+        raise PrepareError(f"{archive.url} could not be fetched: {error}") from error
 
 
 def _shortened(lines: tuple[str, ...]) -> list[str]:

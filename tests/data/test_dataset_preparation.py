@@ -1,4 +1,4 @@
-"""Archives, checks and damage: all that can be wrong with a folder is said exactly and leaves nothing half done."""
+"""Archives, checks and damage: what is wrong is said exactly, and nothing is left half done."""
 
 import errno
 import io
@@ -102,7 +102,7 @@ def test_damaged_images_stop_the_run_or_are_counted(source, root):
 
 @pytest.mark.faults
 @pytest.mark.parametrize(
-    "name", ["../outside", "/tmp/outside", "a/../../outside", "..\\outside", "C:/outside", "train/../../outside"]
+    "name", ["../outside", "/outside", "a/../../outside", "..\\outside", "C:/outside", "train/../../outside"]
 )
 @pytest.mark.parametrize("kind", ["tar", "zip"])
 def test_paths_that_leave_the_folder_are_refused(name, kind, tmp_path):

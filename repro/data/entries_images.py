@@ -1,212 +1,11 @@
-"""Registry entries of the published data sets: licence, archives with checksums, contents, loader."""
+"""Registry entries of the photograph sets, of localisation data, and of metadata and weights."""
 
-from collections.abc import Callable
-from pathlib import Path
-
-from repro.data.image_set import ImageSet
-from repro.data.images import Fit
-from repro.data.listing import Listing, load_listing
-from repro.data.readers import annotated, arrays, folders
-from repro.data.registry import Archive, Contents, DatasetEntry, Edition, LoadRequest
+from repro.data.listing import stored_loader
+from repro.data.readers import annotated, folders
+from repro.data.registry import Archive, Contents, DatasetEntry, Edition
 
 _RESEARCH = "non-commercial research"
 _FROM = "repro data prepare {name} --from <folder holding the archives>"
-
-
-def _stored(
-    name: str, listing: Callable[[Path, str], Listing], size: int, fit: Fit = "crop", cached: bool = False
-) -> Callable[[LoadRequest], ImageSet]:
-    """Loader of a set that lies in `root/name`, with its default size and geometry."""
-
-    def load(request: LoadRequest) -> ImageSet:
-        return load_listing(name, listing(request.root / name, request.split), request, size, fit, cached)
-
-    return load
-
-
-def _idx_archives(checksums: dict[str, str], base: str) -> tuple[Archive, ...]:
-    return tuple(Archive(file, sha256=digest, url=base + file) for file, digest in checksums.items())
-
-
-_MNIST = {
-    "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-    "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-    "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-}
-_FASHION_MNIST = {
-    "train-images-idx3-ubyte.gz": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
-    "train-labels-idx1-ubyte.gz": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
-    "t10k-images-idx3-ubyte.gz": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
-    "t10k-labels-idx1-ubyte.gz": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
-}
-
-_SMALL = (
-    DatasetEntry(
-        name="mnist",
-        title="MNIST handwritten digits, 28x28 grey",
-        licence="CC BY-SA 3.0",
-        homepage="http://yann.lecun.com/exdb/mnist/",
-        splits={"train": 60_000, "test": 10_000},
-        loader=_stored("mnist", arrays.mnist, 28),
-        editions=(Edition("official", _idx_archives(_MNIST, "https://ossci-datasets.s3.amazonaws.com/mnist/")),),
-        contents=tuple(Contents(file, (1,)) for file in _MNIST),
-        instructions="repro data prepare mnist (downloads 11 MB), or --from a folder with the four .gz files.",
-    ),
-    DatasetEntry(
-        name="fashion_mnist",
-        title="Fashion-MNIST garments, 28x28 grey",
-        licence="MIT",
-        homepage="https://github.com/zalandoresearch/fashion-mnist",
-        splits={"train": 60_000, "test": 10_000},
-        loader=_stored("fashion_mnist", arrays.fashion_mnist, 28),
-        editions=(
-            Edition(
-                "official",
-                _idx_archives(_FASHION_MNIST, "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"),
-            ),
-        ),
-        contents=tuple(Contents(file, (1,)) for file in _FASHION_MNIST),
-        instructions="repro data prepare fashion_mnist (downloads 30 MB), or --from a folder with the four .gz files.",
-    ),
-    DatasetEntry(
-        name="emnist_digits",
-        title="EMNIST digits, 28x28 grey",
-        licence="US government work; cite Cohen et al. 2017",
-        homepage="https://www.nist.gov/itl/products-and-services/emnist-dataset",
-        splits={"train": 240_000, "test": 40_000},
-        loader=_stored("emnist_digits", arrays.emnist_digits, 28),
-        editions=(
-            Edition(
-                "official",
-                (
-                    Archive(
-                        "gzip.zip",
-                        md5="58c8d27c78d21e728a6bc7b3cc06412e",
-                        url="https://biometrics.nist.gov/cs_links/EMNIST/gzip.zip",
-                        only="gzip/emnist-digits-*",
-                    ),
-                ),
-            ),
-        ),
-        contents=(Contents("gzip/emnist-digits-*-ubyte.gz"),),
-        instructions="repro data prepare emnist_digits (downloads 560 MB), or --from a folder with gzip.zip.",
-    ),
-    DatasetEntry(
-        name="cifar10",
-        title="CIFAR-10, 32x32, lossless (binary version)",
-        licence="research use, cite Krizhevsky 2009",
-        homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
-        splits={"train": 50_000, "test": 10_000},
-        loader=_stored("cifar10", arrays.cifar10, 32),
-        editions=(
-            Edition(
-                "official",
-                (
-                    Archive(
-                        "cifar-10-binary.tar.gz",
-                        md5="c32a1d4ab5d03f1284b67883e8d87530",
-                        url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-                    ),
-                ),
-            ),
-        ),
-        contents=(Contents("cifar-10-batches-bin/*_batch*.bin", (6,)),),
-        instructions="repro data prepare cifar10 (downloads 162 MB), or --from a folder with cifar-10-binary.tar.gz.",
-    ),
-    DatasetEntry(
-        name="cifar10_jpg",
-        title="CIFAR-10 re-encoded as JPEG, 32x32: labels right, pixels lossy",
-        licence="research use, cite Krizhevsky 2009",
-        homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
-        splits={"train": 50_000, "test": 10_000},
-        loader=_stored("cifar10_jpg", folders.cifar10_jpg, 32),
-        editions=(
-            Edition(
-                "JPEG copy",
-                (
-                    Archive(
-                        "cifar10-jpg.tar.xz",
-                        sha256="402906567b28e08236939113b1f8888f7b5d306dba9f386cd9ebd49fe4279898",
-                    ),
-                ),
-            ),
-        ),
-        contents=(Contents("train/*/*.jpg", (50_000,)), Contents("test/*/*.jpg", (10_000,))),
-        instructions=_FROM.format(name="cifar10_jpg") + " (cifar10-jpg.tar.xz); the lossless set is cifar10.",
-    ),
-    DatasetEntry(
-        name="svhn",
-        title="Street View House Numbers, cropped digits 32x32",
-        licence=_RESEARCH,
-        homepage="http://ufldl.stanford.edu/housenumbers/",
-        splits={"train": 73_257, "test": 26_032},
-        loader=_stored("svhn", arrays.svhn, 32),
-        editions=(
-            Edition(
-                "official",
-                (
-                    Archive(
-                        "train_32x32.mat",
-                        md5="e26dedcc434d2e4c54c9b2d4a06d8373",
-                        url="http://ufldl.stanford.edu/housenumbers/train_32x32.mat",
-                    ),
-                    Archive(
-                        "test_32x32.mat",
-                        md5="eb5a983be6a315427106f1b164d9cef3",
-                        url="http://ufldl.stanford.edu/housenumbers/test_32x32.mat",
-                    ),
-                ),
-            ),
-        ),
-        contents=(Contents("train_32x32.mat", (1,)), Contents("test_32x32.mat", (1,))),
-        instructions="repro data prepare svhn (downloads 240 MB), or --from a folder with the two .mat files.",
-    ),
-    DatasetEntry(
-        name="stl10",
-        title="STL-10, 96x96",
-        licence="ImageNet terms: non-commercial research",
-        homepage="https://cs.stanford.edu/~acoates/stl10/",
-        splits={"train": 5_000, "test": 8_000},
-        loader=_stored("stl10", arrays.stl10, 96),
-        editions=(
-            Edition(
-                "official",
-                (
-                    Archive(
-                        "stl10_binary.tar.gz",
-                        md5="91f7769df0f17e558f3565bffb0c7dfb",
-                        url="http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz",
-                        only="stl10_binary/t*",
-                    ),
-                ),
-            ),
-        ),
-        contents=(Contents("stl10_binary/t*_[Xy].bin", (4,)),),
-        instructions="repro data prepare stl10 (downloads 2.6 GB), or --from a folder with stl10_binary.tar.gz.",
-    ),
-    DatasetEntry(
-        name="cinic10",
-        title="CINIC-10: CIFAR-10 extended with downscaled ImageNet images, 32x32",
-        licence="MIT; images under ImageNet terms",
-        homepage="https://datashare.ed.ac.uk/handle/10283/3192",
-        splits={"train": 90_000, "val": 90_000, "test": 90_000},
-        loader=_stored("cinic10", folders.cinic10, 32, cached=True),
-        editions=(
-            Edition(
-                "official",
-                (
-                    Archive(
-                        "CINIC-10.tar.gz",
-                        url="https://datashare.ed.ac.uk/bitstream/handle/10283/3192/CINIC-10.tar.gz",
-                    ),
-                ),
-            ),
-        ),
-        contents=tuple(Contents(f"{split}/*/*.png", (90_000,)) for split in ("train", "valid", "test")),
-        instructions="repro data prepare cinic10 (downloads 690 MB), or --from a folder with CINIC-10.tar.gz.",
-    ),
-)
 
 _PHOTOGRAPHS = (
     DatasetEntry(
@@ -215,7 +14,7 @@ _PHOTOGRAPHS = (
         licence="Kaggle / Asirra research use",
         homepage="https://www.kaggle.com/c/dogs-vs-cats",
         splits={"train": 20_000, "test": 5_000},
-        loader=_stored("dogs_vs_cats", folders.dogs_vs_cats, 224),
+        loader=stored_loader("dogs_vs_cats", folders.dogs_vs_cats, 224),
         editions=(
             Edition("Kaggle", (Archive("train.zip"),)),
             Edition(
@@ -237,7 +36,7 @@ _PHOTOGRAPHS = (
         licence="CC BY-SA 4.0",
         homepage="https://www.robots.ox.ac.uk/~vgg/data/pets/",
         splits={"train": 3_680, "test": 3_669},
-        loader=_stored("oxford_pets", annotated.oxford_pets, 224, cached=True),
+        loader=stored_loader("oxford_pets", annotated.oxford_pets, 224, cached=True),
         editions=(
             Edition(
                 "official",
@@ -269,7 +68,7 @@ _PHOTOGRAPHS = (
         licence="CC BY 4.0",
         homepage="https://data.caltech.edu/records/20087",
         splits={"train": 15_420, "test": 5_140},
-        loader=_stored("caltech256", folders.caltech256, 224, cached=True),
+        loader=stored_loader("caltech256", folders.caltech256, 224, cached=True),
         editions=(
             Edition(
                 "official",
@@ -291,7 +90,7 @@ _PHOTOGRAPHS = (
         licence="images belong to foodspotting.com's users; research use",
         homepage="https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
         splits={"train": 75_750, "test": 25_250},
-        loader=_stored("food101", folders.food101, 224, cached=True),
+        loader=stored_loader("food101", folders.food101, 224, cached=True),
         editions=(
             Edition(
                 "official",
@@ -319,7 +118,7 @@ _IMAGENET = (
         licence=_RESEARCH,
         homepage="https://image-net.org/",
         splits={"test": 50_000},
-        loader=_stored("imagenet", folders.imagenet, 224),
+        loader=stored_loader("imagenet", folders.imagenet, 224, cached=True),
         contents=(Contents("val/n*/*.JPEG"),),
         instructions="Sign in at image-net.org, get ILSVRC2012_img_val.tar, sort it into folders val/<synset>/ and "
         "put (or link) val into the folder imagenet of the data root.",
@@ -330,7 +129,7 @@ _IMAGENET = (
         licence=_RESEARCH,
         homepage="https://image-net.org/",
         splits={"test": 900},
-        loader=_stored("imagenet_sample", folders.imagenet_sample, 224),
+        loader=stored_loader("imagenet_sample", folders.imagenet_sample, 224, cached=True),
         editions=(
             Edition(
                 "900 images",
@@ -351,7 +150,7 @@ _IMAGENET = (
         licence="ImageNet terms: non-commercial research",
         homepage="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
         splits={"test": 10_000},
-        loader=_stored("tiny_imagenet", annotated.tiny_imagenet, 64),
+        loader=stored_loader("tiny_imagenet", annotated.tiny_imagenet, 64),
         editions=(
             Edition(
                 "validation part",
@@ -382,7 +181,7 @@ _LOCALISATION = (
         licence=_RESEARCH,
         homepage="https://data.caltech.edu/records/65de6-vp158",
         splits={"train": 5_994, "test": 5_794},
-        loader=_stored("cub", annotated.cub, 224, "squash", cached=True),
+        loader=stored_loader("cub", annotated.cub, 224, "squash", cached=True),
         editions=(
             Edition("official", (Archive("CUB_200_2011.tgz", md5="97eceeb196236b17998738112f37df78"),)),
             Edition(
@@ -408,7 +207,7 @@ _LOCALISATION = (
         licence=_RESEARCH,
         homepage="https://image-net.org/",
         splits={"val": 10_000, "test": 50_000},
-        loader=_stored("ilsvrc", annotated.ilsvrc, 224, "squash", cached=True),
+        loader=stored_loader("ilsvrc", annotated.ilsvrc, 224, "squash", cached=True),
         editions=(
             Edition(
                 "official",
@@ -425,7 +224,7 @@ _LOCALISATION = (
         licence="images CC BY 2.0, masks CC BY 4.0",
         homepage="https://github.com/clovaai/wsolevaluation",
         splits={"train": 29_819, "val": 2_500, "test": 5_000},
-        loader=_stored("openimages30k", annotated.openimages30k, 224, "squash", cached=True),
+        loader=stored_loader("openimages30k", annotated.openimages30k, 224, "squash", cached=True),
         editions=(Edition("official", (Archive("OpenImages_images.zip"), Archive("OpenImages_annotations.zip"))),),
         contents=(
             *(Contents(f"{split}/*/*.jpg") for split in ("train", "val", "test")),
@@ -499,4 +298,4 @@ _FILES = (
     ),
 )
 
-ENTRIES: tuple[DatasetEntry, ...] = (*_SMALL, *_PHOTOGRAPHS, *_IMAGENET, *_LOCALISATION, *_FILES)
+ENTRIES: tuple[DatasetEntry, ...] = (*_PHOTOGRAPHS, *_IMAGENET, *_LOCALISATION, *_FILES)
