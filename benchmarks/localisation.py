@@ -28,7 +28,7 @@ SIDE = 224
 
 
 def draw_map(rng: np.random.Generator, kind: str) -> np.ndarray:
-    """One 224 x 224 map in [0, 1]: a noisy bump (`cam`), random logits (`cubic`), or those with pixel noise."""
+    """One 224 x 224 map in [0, 1]: a bump (`cam`), random logits (`cubic`), or those with pixel noise."""
     base = rng.standard_normal((14, 14))
     if kind == "cam":
         y, x = np.mgrid[:14, :14]
