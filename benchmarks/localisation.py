@@ -104,9 +104,7 @@ def evaluate_many(count: int, threads: int) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--maps", type=int, default=20)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--ilsvrc", type=int, default=50_000)
