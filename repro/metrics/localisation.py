@@ -40,7 +40,8 @@ class BoxAccuracy(Metric):
     """Share of images with a predicted box of IoU >= δ with a true box, averaged over the δ given.
 
     `policy` chooses τ per δ; `rule` and `comparison` say which boxes a mask yields and whether pixels equal
-    to the threshold belong to it. Shards of any size may be merged: states are concatenated.
+    to the threshold belong to it. Shards of any size may be merged: states are concatenated. A process
+    without images calls `update` with empty curves, so that its states have the right shape.
     """
 
     full_state_update = False
@@ -69,7 +70,8 @@ class BoxAccuracy(Metric):
 
     def compute(self) -> LocalisationResult:
         """Accuracy, τ and hits over all images; ValueError if there are none."""
-        if not self.iou or sum(len(part) for part in self.iou) == 0:
+        # States are lists of batches, or single tensors after a synchronisation.
+        if len(self.iou) == 0 or len(dim_zero_cat(self.iou)) == 0:
             raise ValueError(f"{type(self).__name__} has seen no images; call update() first")
         iou, peaks, correct = (dim_zero_cat(state).cpu() for state in (self.iou, self.peaks, self.correct))
         columns, used = [], []
@@ -92,8 +94,6 @@ class BoxAccuracy(Metric):
         )
 
     def _append(self, curves: BoxCurves, correct: Tensor) -> None:
-        if len(curves) == 0:
-            return
         self.iou.append(curves.matrix(self.rule, self.comparison).to(self.device))
         self.peaks.append(curves.peaks.to(self.device))
         self.correct.append(correct.bool().to(self.device))

@@ -39,7 +39,7 @@ def test_pxap_equals_numpy_from_stored_maps():
 
 
 def test_pxap_by_hand_and_ignored_pixels():
-    """Scores .9 (object), .8 (background), .7 (object): 1/2 · 1 + 1/2 · 2/3; the ignored 1.0 does not count."""
+    """Scores .9 (object), .8 (background), .7 (object): 1/2 · 1 + 1/2 · 2/3; the ignored 1.0 is out."""
     scores = torch.tensor([[[0.9, 0.8], [0.7, 1.0]]], dtype=torch.float64)
     masks = torch.tensor([[[1, 0], [1, 255]]])
     value = average_precision(pixel_histograms(scores, masks, normalisation="none")[0])
