@@ -177,8 +177,8 @@ class KeepResolution(nn.Module):
         super().__init__()
         self.branch3x3 = block.branch3x3
         self.branch3x3dbl = nn.Sequential(block.branch3x3dbl_1, block.branch3x3dbl_2, block.branch3x3dbl_3)
-        for layer in (self.branch3x3, self.branch3x3dbl[2]):
-            layer.conv.stride, layer.conv.padding = (1, 1), (1, 1)
+        for convolution in (block.branch3x3.conv, block.branch3x3dbl_3.conv):
+            convolution.stride, convolution.padding = (1, 1), (1, 1)
 
     def forward(self, features: Float[Tensor, "n 288 h w"]) -> Float[Tensor, "n 768 h w"]:
         """The three branches at full resolution, concatenated."""
