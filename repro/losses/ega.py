@@ -1,7 +1,9 @@
-"""EGA's objective: cross-entropies on clean and adversarial images (eq. 6) and entropies of their maps (eq. 8)."""
+"""EGA's classification term: cross-entropies on clean and adversarial images (eq. 6)."""
 
+from collections.abc import Sequence
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -9,28 +11,22 @@ from torch import Tensor
 from repro.losses.attack import Target
 
 Reduction = Literal["sum", "mean"]
-"""How the losses of the clean and the adversarial half are put together."""
+"""`sum`: the losses of the views are added, eq. 6; `mean`: averaged, as AdvProp's one loss over both halves."""
 
 
 def ega_loss(
-    clean_logits: Float[Tensor, "n classes"],
-    adversarial_logits: Float[Tensor, "n classes"],
-    target: Target,
-    clean_entropy: Float[Tensor, ""] | float = 0.0,
-    adversarial_entropy: Float[Tensor, ""] | float = 0.0,
-    weights: tuple[float, float] = (1.0, 0.01),
-    reduction: Reduction = "sum",
+    views: Sequence[Float[Tensor, "n classes"]], target: Target, reduction: Reduction = "sum"
 ) -> Float[Tensor, ""]:
-    """L(x) + L(x + ε) + λ_clean · entropy + λ_adv · entropy (EGA eq. 8).
+    """L(x) + L(x + ε): the cross-entropies of the logits of each view of one batch (EGA eq. 6).
 
-    Eq. 6 sums the two cross-entropies; `reduction="mean"` averages them, as AdvProp's one loss over both halves.
-    The entropies are weighted and added in either case (Table 7 chose λ = (1, 0.01)).
+    With one view it is the plain cross-entropy. The entropies of eq. 8 are added by the caller, with their weights.
 
     Raises:
         ValueError: `reduction` is unknown.
     """
-    if reduction not in ("sum", "mean"):
-        raise ValueError(f"reduction is {reduction!r}; choose 'sum' or 'mean'")
-    both = F.cross_entropy(clean_logits, target) + F.cross_entropy(adversarial_logits, target)
-    classification = both if reduction == "sum" else both / 2
-    return classification + weights[0] * clean_entropy + weights[1] * adversarial_entropy
+    losses = torch.stack([F.cross_entropy(logits, target) for logits in views])
+    if reduction == "sum":
+        return losses.sum()
+    if reduction == "mean":
+        return losses.mean()
+    raise ValueError(f"reduction is {reduction!r}; choose 'sum' or 'mean'")

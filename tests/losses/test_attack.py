@@ -147,7 +147,8 @@ def test_the_loss_rises_on_nearly_every_image_of_a_trained_network() -> None:
     images = normalise(pixels)
     for _ in range(40):
         with route_batch_norm(network, "mixed"):
-            loss = F.cross_entropy(network(images.repeat(2, 1, 1, 1)), labels.repeat(2))
+            # Smoothed labels keep the losses away from zero, where float32 could not show a rise.
+            loss = F.cross_entropy(network(images.repeat(2, 1, 1, 1)), labels.repeat(2), label_smoothing=0.1)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -158,5 +159,4 @@ def test_the_loss_rises_on_nearly_every_image_of_a_trained_network() -> None:
             network(images), labels, reduction="none"
         )
     assert (network(images).argmax(1) == labels).float().mean() > 0.9, "the test needs a trained network"
-    print((rise > 0).float().mean(), rise.mean())
     assert (rise > 0).float().mean() >= 0.95
