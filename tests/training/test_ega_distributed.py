@@ -1,5 +1,6 @@
 """Two processes (gloo, CPU) train as one: global batch statistics, the same losses, the same weights."""
 
+import os
 import socket
 from pathlib import Path
 
@@ -35,8 +36,6 @@ def normalise_shard(folder: Path, rank: int) -> None:
 def work(rank: int, folder: Path, port: int) -> None:
     """One of two processes: first a batch norm on uneven shards, then a whole EGA training."""
     torch.set_num_threads(1)
-    import os
-
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank)}
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "NODE_RANK": "0"}
     fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp", plugins=[LightningEnvironment()])
@@ -55,7 +54,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(work, (path, port), nprocs=2)
+    mp.get_context("forkserver").set_forkserver_preload(["repro.training"])  # imports once for both processes
+    mp.start_processes(work, (path, port), nprocs=2, start_method="forkserver")
     return path
 
 
