@@ -54,8 +54,11 @@ class CAMNetwork(nn.Module):
                     nn.init.zeros_(layer.bias)
 
     def forward(self, images: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n classes"]:
-        """Class scores of normalised images."""
-        return self.classify(self.features(images)).logits
+        """Class scores of normalised images; equal to those of `cam`, without maps where they are not needed."""
+        features = self.features(images)
+        if isinstance(self.classifier, nn.Linear):
+            return self.classifier(features.mean((2, 3)))
+        return self.classify(features).logits
 
     def cam(self, images: Float[Tensor, "n 3 height width"]) -> CAMOutput:
         """Class scores and the class maps they are the means of (EGA eq. 3), not rectified, not normalised.

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from repro.data.image_set import ImageSet
+from repro.metrics.ten_crop import ten_crop_scores
 from repro.models.cam_network import CAMNetwork
 from repro.training.batches import normalised, resized
 from repro.training.ingredients import Ingredient
@@ -68,7 +69,7 @@ def ten_crop_probabilities(
     """Softmax scores averaged over corners, centre and their mirror images (EGA §4.1), from images of side `resize`.
 
     Raises:
-        ValueError: `settings.crop` is None, so there is nothing to crop.
+        ValueError: `settings.crop` is None or larger than the images.
     """
     if settings.crop is None:
         raise ValueError("ten crops need settings.crop, which is None; use the scores of evaluate_localisation")
@@ -79,15 +80,7 @@ def ten_crop_probabilities(
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, settings.precision == "bf16-mixed"):
         for start in range(0, len(data), batch_size):
             images = resized(data.images[start : start + batch_size].to(device), settings.resize)
-            inputs = normalised(torch.cat(_ten_crops(images, settings.crop)), settings)
-            probabilities = network(inputs).float().softmax(1)
-            scores.append(probabilities.unflatten(0, (10, len(images))).mean(0).cpu())
+            inputs = normalised(images, settings)
+            scores.append(ten_crop_scores(network, inputs, size=settings.crop).float().cpu())
     network.train(training)
     return torch.cat(scores)
-
-
-def _ten_crops(images: Tensor, side: int) -> list[Tensor]:
-    bottom, right = images.shape[-2] - side, images.shape[-1] - side
-    corners = [(0, 0), (0, right), (bottom, 0), (bottom, right), (bottom // 2, right // 2)]
-    crops = [images[..., top : top + side, left : left + side] for top, left in corners]
-    return crops + [crop.flip(-1) for crop in crops]

@@ -41,6 +41,7 @@ def test_linear_head_weights_the_features_as_equation_3() -> None:
     logits, maps = network.cam(images)
     weight, features = network.classifier.weight, network.features(images)
     assert torch.allclose(maps[1, 2], (weight[2, :, None, None] * features[1]).sum(0), atol=1e-5)
+    assert torch.equal(network(images), logits)
     assert torch.allclose(maps.mean((2, 3)) + network.classifier.bias, logits, atol=1e-5)
 
 
