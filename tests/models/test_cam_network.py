@@ -46,7 +46,7 @@ def test_linear_head_weights_the_features_as_equation_3() -> None:
 
 
 def test_vgg_backbone_is_torchvisions_up_to_conv5_3() -> None:
-    reference = models.vgg16_bn().eval()
+    reference = models.vgg16_bn(init_weights=False).eval()
     network = vgg16_cam(3, weights=reference.state_dict()).eval()
     images = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
