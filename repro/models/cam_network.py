@@ -1,0 +1,109 @@
+"""The interface of every CAM network: class maps before pooling, logits after it (EGA §3.1, eq. 1–3)."""
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Head = Literal["acol", "cam"]
+"""`acol`: two 3×3 convolutions and a 1×1 to the classes, as EGA §4.1; `cam`: one 3×3 convolution and a linear
+layer, as Zhou et al. 2016 and the WSOL benchmark."""
+
+
+class CAMOutput(NamedTuple):
+    """What `CAMNetwork.cam` returns."""
+
+    logits: Float[Tensor, "n classes"]
+    maps: Float[Tensor, "n classes h w"]
+
+
+class CAMNetwork(nn.Module):
+    """Backbone, head convolutions and a classifier whose pooled maps are the logits.
+
+    `backbone` is an `nn.Sequential` of named stages, so that add-ons can place layers between them.
+    """
+
+    def __init__(self, backbone: nn.Sequential, channels: int, classes: int, head: Head, width: int) -> None:
+        """Put a `head` of `width` channels for `classes` classes on a backbone that ends with `channels`.
+
+        Raises:
+            ValueError: `head` is unknown or `classes` is not positive.
+        """
+        super().__init__()
+        if classes < 1:
+            raise ValueError(f"classes is {classes}; at least one is needed")
+        self.backbone = backbone
+        self.neck: nn.Sequential
+        self.classifier: nn.Conv2d | nn.Linear
+        if head == "acol":
+            self.neck = nn.Sequential(
+                nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU()
+            )
+            self.classifier = nn.Conv2d(width, classes, 1)
+        elif head == "cam":
+            self.neck = nn.Sequential(nn.Conv2d(channels, width, 3, padding=1), nn.ReLU())
+            self.classifier = nn.Linear(width, classes)
+        else:
+            raise ValueError(f"head is {head!r}; choose 'acol' or 'cam'")
+        for layer in (*self.neck, self.classifier):
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+
+    def forward(self, images: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n classes"]:
+        """Class scores of normalised images; equal to those of `cam`, without maps where they are not needed."""
+        features = self.features(images)
+        if isinstance(self.classifier, nn.Linear):
+            return self.classifier(features.mean((2, 3)))
+        return self.classify(features).logits
+
+    def cam(self, images: Float[Tensor, "n 3 height width"]) -> CAMOutput:
+        """Class scores and the class maps they are the means of (EGA eq. 3), not rectified, not normalised.
+
+        With `head="cam"` the bias of the linear layer belongs to the logits only; it shifts a whole map.
+        """
+        return self.classify(self.features(images))
+
+    def features(self, images: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n width h w"]:
+        """The last convolutional features f_k of eq. 1."""
+        return self.neck(self.backbone(images))
+
+    def classify(self, features: Float[Tensor, "n width h w"]) -> CAMOutput:
+        """Maps and logits of last convolutional features."""
+        if isinstance(self.classifier, nn.Linear):
+            maps = F.conv2d(features, self.classifier.weight[:, :, None, None])
+            return CAMOutput(self.classifier(features.mean((2, 3))), maps)
+        maps = self.classifier(features)
+        return CAMOutput(maps.mean((2, 3)), maps)
+
+    def head_modules(self) -> list[nn.Module]:
+        """The modules that are new, not pretrained; they learn faster (`OptimiserSettings.head_multiplier`)."""
+        return [self.neck, self.classifier]
+
+
+def load_backbone(network: nn.Module, weights: Mapping[str, Tensor] | None) -> None:
+    """Fill a torchvision network with the ImageNet state dict `weights`; None keeps the random initialisation.
+
+    Entries of auxiliary classifiers, which CAM networks do not have, are left out.
+
+    Raises:
+        ValueError: names or shapes do not fit.
+    """
+    if weights is None:
+        return
+    needed = network.state_dict()
+    auxiliary = ("aux1.", "aux2.", "AuxLogits.")
+    extra = [name for name in weights if name not in needed and not name.startswith(auxiliary)]
+    missing = [name for name in needed if name not in weights]
+    if extra or missing:
+        raise ValueError(
+            f"weights do not fit {type(network).__name__}: missing {missing[:3]}, unexpected {extra[:3]}; "
+            "give the state dict of the torchvision network of the same name"
+        )
+    wrong = [name for name in needed if needed[name].shape != weights[name].shape]
+    if wrong:
+        raise ValueError(f"weights have other shapes than {type(network).__name__} at {wrong[:3]}")
+    network.load_state_dict({name: weights[name] for name in needed})

@@ -1,0 +1,192 @@
+"""Two batch norms in one layer: clean images through the main one, adversarial ones through the auxiliary (EGA §3.2).
+
+On several devices batch statistics are taken over the *global* batch, so that a training does not depend on the
+number of devices; `torch.nn.SyncBatchNorm` is not used because converting to it would silently drop the auxiliary half.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.modules.batchnorm import _BatchNorm
+
+Norm = TypeVar("Norm", bound=nn.BatchNorm2d)
+
+Route = Literal["clean", "adversarial", "mixed"]
+"""`clean`: the main half; `adversarial`: the auxiliary half; `mixed`: first half of the batch main, second half
+auxiliary."""
+
+
+class GlobalBatchNorm2d(nn.BatchNorm2d):
+    """`BatchNorm2d` whose training statistics are those of the batch of all processes.
+
+    With one process, and in eval mode, it is `BatchNorm2d` itself.
+    """
+
+    def forward(self, features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """Normalised features."""
+        if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
+            return super().forward(features)
+        mean, variance, count = _global_moments(features)
+        with torch.no_grad():
+            self._update_running(mean, variance * count / (count - 1))
+        normalised = (features.float() - mean[:, None, None]) * torch.rsqrt(variance + self.eps)[:, None, None]
+        if self.affine:
+            normalised = normalised * self.weight[:, None, None] + self.bias[:, None, None]
+        return normalised.to(features.dtype)
+
+    def _update_running(self, mean: Float[Tensor, " c"], variance: Float[Tensor, " c"]) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        rate = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean.to(self.running_mean), rate)
+        self.running_var.lerp_(variance.to(self.running_var), rate)
+
+
+class DualBatchNorm2d(GlobalBatchNorm2d):
+    """The main batch norm, with an `auxiliary` one of the same shape for adversarial images.
+
+    Which half works is set by `route_batch_norm`; the default route is `clean`.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True) -> None:
+        super().__init__(num_features, eps, momentum, affine)
+        self.auxiliary = GlobalBatchNorm2d(num_features, eps, momentum, affine)
+        self.route: Route = "clean"
+
+    def forward(self, features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """Normalised features.
+
+        Raises:
+            ValueError: the route is `mixed` and the batch cannot be halved.
+        """
+        if self.route == "clean":
+            return super().forward(features)
+        if self.route == "adversarial":
+            return self.auxiliary(features)
+        if len(features) % 2:
+            raise ValueError(f"a mixed batch holds clean and adversarial halves, but has {len(features)} images")
+        clean, adversarial = features.chunk(2)
+        return torch.cat([super().forward(clean), self.auxiliary(adversarial)])
+
+
+def to_dual_batch_norm(model: nn.Module) -> nn.Module:
+    """Replace, in place, every batch norm of `model` by a dual one whose auxiliary half starts as a copy.
+
+    Returns the model (another object only if `model` itself is a batch norm). Build the optimiser afterwards.
+
+    Raises:
+        ValueError: there is no batch norm, one is dual already, or one is of a kind that cannot be converted
+            (one- or three-dimensional, synchronised).
+    """
+    norms = {name: layer for name, layer in model.named_modules() if isinstance(layer, _BatchNorm)}
+    if not norms:
+        raise ValueError(
+            f"{type(model).__name__} has no batch norm, so there is nothing to make dual; "
+            "use a network with batch norms or the shared-statistics reading (batch_norm='shared')"
+        )
+    for name, layer in norms.items():
+        if not _is_convertible(layer):
+            raise ValueError(
+                f"layer {name!r} is a {type(layer).__name__}; only BatchNorm2d with running statistics becomes dual"
+            )
+    return _replace(model, _is_convertible, _dual)
+
+
+def _is_convertible(layer: nn.Module) -> bool:
+    return type(layer) in (nn.BatchNorm2d, GlobalBatchNorm2d) and bool(layer.track_running_stats)
+
+
+def to_global_batch_norm(model: nn.Module) -> nn.Module:
+    """Replace, in place, every plain `BatchNorm2d` by one with statistics over all processes; outputs do not change."""
+    return _replace(
+        model, lambda layer: type(layer) is nn.BatchNorm2d, lambda layer: _copy_norm(layer, GlobalBatchNorm2d)
+    )
+
+
+def drop_auxiliary(model: nn.Module) -> nn.Module:
+    """A copy of `model` with plain `BatchNorm2d` layers made of the main halves: what EGA uses for inference."""
+    return _replace(
+        copy.deepcopy(model),
+        lambda layer: isinstance(layer, GlobalBatchNorm2d),
+        lambda layer: _copy_norm(layer, nn.BatchNorm2d),
+    )
+
+
+def has_dual_batch_norm(model: nn.Module) -> bool:
+    """Whether any layer of `model` is a `DualBatchNorm2d`."""
+    return any(isinstance(layer, DualBatchNorm2d) for layer in model.modules())
+
+
+@contextmanager
+def route_batch_norm(model: nn.Module, route: Route) -> Iterator[None]:
+    """Send every batch through the halves named by `route` inside the `with` block; restores the earlier routes.
+
+    Raises:
+        ValueError: the model has no dual batch norm or the route is unknown.
+    """
+    if route not in ("clean", "adversarial", "mixed"):
+        raise ValueError(f"route is {route!r}; choose 'clean', 'adversarial' or 'mixed'")
+    layers = [layer for layer in model.modules() if isinstance(layer, DualBatchNorm2d)]
+    if not layers:
+        raise ValueError(f"{type(model).__name__} has no DualBatchNorm2d; call to_dual_batch_norm(model) first")
+    before = [layer.route for layer in layers]
+    try:
+        for layer in layers:
+            layer.route = route
+        yield
+    finally:
+        for layer, earlier in zip(layers, before, strict=True):
+            layer.route = earlier
+
+
+def _global_moments(features: Float[Tensor, "n c h w"]) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"], Tensor]:
+    """Mean, biased variance and number of values per channel over all processes; uneven shards are weighted right."""
+    values = features.float()
+    count = values.new_full((1,), values.numel() / values.shape[1])
+    sums = torch.cat([values.sum((0, 2, 3)), values.square().sum((0, 2, 3)), count])
+    first, second, total = all_reduce(sums).split([values.shape[1], values.shape[1], 1])
+    mean = first / total
+    return mean, F.relu(second / total - mean.square()), total.detach()
+
+
+def _dual(layer: nn.BatchNorm2d) -> DualBatchNorm2d:
+    dual = _copy_norm(layer, DualBatchNorm2d)
+    dual.auxiliary = _copy_norm(layer, GlobalBatchNorm2d)
+    return dual
+
+
+def _copy_norm(layer: nn.BatchNorm2d, kind: type[Norm]) -> Norm:
+    """A norm of another kind with the parameters, statistics, mode, device and dtype of `layer`'s main half."""
+    new = kind(layer.num_features, layer.eps, layer.momentum, layer.affine)
+    new.to(layer.running_mean).train(layer.training)
+    for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+        source, target = getattr(layer, name), getattr(new, name)
+        if source is not None:
+            target.data.copy_(source.data)
+            target.requires_grad_(source.requires_grad)
+    return new
+
+
+def _replace(
+    model: nn.Module, chosen: Callable[[nn.Module], bool], build: Callable[[nn.BatchNorm2d], nn.Module]
+) -> nn.Module:
+    """Replace chosen layers wherever they hang; a layer used in two places stays one layer."""
+    if chosen(model):
+        return build(cast(nn.BatchNorm2d, model))
+    built: dict[nn.Module, nn.Module] = {}
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if chosen(child):
+                if child not in built:
+                    built[child] = build(cast(nn.BatchNorm2d, child))
+                setattr(parent, name, built[child])
+    return model

@@ -1,0 +1,78 @@
+"""CAM networks: map sizes, maps and logits agree, pretrained weights reach the backbone unchanged."""
+
+import pytest
+import torch
+from torchvision import models
+
+from repro.models import CAMNetwork, googlenet_cam, inception_v3_cam, small_cam, squeezenet_cam, vgg16_cam
+
+BUILDERS = {
+    "vgg16": lambda **options: vgg16_cam(5, **options),
+    "googlenet": lambda **options: googlenet_cam(5, **options),
+    "inception_v3": lambda **options: inception_v3_cam(5, **options),
+}
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("side", [14, 28])
+def test_maps_have_the_asked_side_and_their_means_are_the_logits(name: str, side: int) -> None:
+    network = BUILDERS[name](feature_map=side).eval()
+    images = torch.randn(1, 3, 224, 224)
+    with torch.inference_mode():
+        logits, maps = network.cam(images)
+        assert torch.equal(network(images), logits)
+    assert maps.shape == (1, 5, side, side)
+    assert torch.allclose(maps.mean((2, 3)), logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("size,side", [(64, 8), (112, 14)])
+def test_small_network_divides_the_side_by_eight(size: int, side: int) -> None:
+    assert small_cam(4, width=4).cam(torch.randn(2, 3, size, size)).maps.shape == (2, 4, side, side)
+
+
+def test_squeezenet_maps_are_13_by_13() -> None:
+    assert squeezenet_cam(4, width=8).cam(torch.randn(1, 3, 224, 224)).maps.shape == (1, 4, 13, 13)
+
+
+def test_linear_head_weights_the_features_as_equation_3() -> None:
+    network = small_cam(3, width=4, head="cam").eval()
+    torch.nn.init.normal_(network.classifier.bias)
+    images = torch.randn(2, 3, 32, 32)
+    logits, maps = network.cam(images)
+    weight, features = network.classifier.weight, network.features(images)
+    assert torch.allclose(maps[1, 2], (weight[2, :, None, None] * features[1]).sum(0), atol=1e-5)
+    assert torch.equal(network(images), logits)
+    assert torch.allclose(maps.mean((2, 3)) + network.classifier.bias, logits, atol=1e-5)
+
+
+def test_vgg_backbone_is_torchvisions_up_to_conv5_3() -> None:
+    reference = models.vgg16_bn(init_weights=False).eval()
+    network = vgg16_cam(3, weights=reference.state_dict()).eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(network.backbone(images), reference.features[:-1](images))
+    assert list(network.backbone._modules)[-2:] == ["pool4", "conv5"]
+
+
+def test_googlenet_accepts_imagenet_normalisation_as_torchvisions_pretrained_one() -> None:
+    reference = models.googlenet(aux_logits=False, init_weights=False, transform_input=True).eval()
+    network = googlenet_cam(3, weights=reference.state_dict()).eval()
+    images, seen = torch.randn(1, 3, 64, 64), []
+    reference.inception4e.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    with torch.inference_mode():
+        reference(images)
+        assert torch.allclose(network.backbone(images), seen[0], atol=1e-5)
+
+
+def test_auxiliary_classifier_entries_of_a_checkpoint_are_left_out() -> None:
+    checkpoint = models.googlenet(aux_logits=True, init_weights=False).state_dict()
+    assert isinstance(googlenet_cam(3, weights=checkpoint), CAMNetwork)
+
+
+def test_wrong_options_and_weights_are_named() -> None:
+    with pytest.raises(ValueError, match="feature_map is 7"):
+        vgg16_cam(3, feature_map=7)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="missing"):
+        squeezenet_cam(3, weights={"conv.weight": torch.zeros(1)})
+    with pytest.raises(ValueError, match="classes is 0"):
+        small_cam(0)

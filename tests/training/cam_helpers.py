@@ -1,0 +1,30 @@
+"""Small data and networks for the tests of the CAM loop."""
+
+import torch
+
+from repro.data.image_set import ImageSet
+from repro.models import CAMNetwork, small_cam
+from repro.training import TrainingSettings
+
+TINY = TrainingSettings(
+    learning_rate=2e-3, batch_size=8, epochs=2, decay_epochs=(1,), resize=None, crop=24, log_every=1
+)
+
+
+def squares(count: int = 32) -> ImageSet:
+    """Noise images of three classes; class k has a bright square in channel k."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 100, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(count) % 3
+    for index, label in enumerate(labels.tolist()):
+        images[index, label, 8:20, 8:20] = 230
+    ids = [f"image {index}" for index in range(count)]
+    return ImageSet("squares", "train", images, labels, ["red", "green", "blue"], ids)
+
+
+def network(seed: int = 1) -> CAMNetwork:
+    """A CAM network with dropout in its neck, so that the global random state matters."""
+    torch.manual_seed(seed)
+    built = small_cam(3, width=4)
+    built.neck.append(torch.nn.Dropout(0.2))
+    return built
