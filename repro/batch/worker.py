@@ -11,7 +11,9 @@ import sys
 import time
 import warnings
 from datetime import UTC, datetime
+from pathlib import Path
 
+import nbformat
 import papermill
 from filelock import FileLock
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
@@ -21,6 +23,7 @@ from traitlets.config import Config
 from repro.batch.job import Job
 from repro.evidence.attempt import Attempt, State
 from repro.evidence.record import FILE_NAME, InvalidRecord, load_record
+from repro.files import write_text
 from repro.project import project_root
 from repro.report.html import export_notebook
 
@@ -68,7 +71,18 @@ def _run_notebook(job: Job) -> str:
         return f"cell {error.exec_count}: {error.ename}: {error.evalue}"
     except (DeadKernelError, CellTimeoutError, RuntimeError, OSError) as error:
         return f"{type(error).__name__}: {error}"
+    finally:
+        _forget_paths(folder / "notebook.ipynb")
     return ""
+
+
+def _forget_paths(executed: Path) -> None:
+    """Remove the absolute paths papermill leaves in the metadata: reports travel to other machines."""
+    if executed.exists():
+        notebook = nbformat.read(executed, as_version=4)
+        for name in ("input_path", "output_path"):
+            notebook.metadata.get("papermill", {}).pop(name, None)
+        write_text(executed, nbformat.writes(notebook))
 
 
 def _record_problem(job: Job) -> str:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib.pyplot as plt
 import torch
@@ -30,6 +30,8 @@ from repro.evidence.record import Figure, Record, Row
 from repro.parameters import check_values, parameters_hash, read_parameters
 from repro.report.figures import use_house_style
 from repro.report.tables import bullet_list, comparison_table, key_value_table
+
+T = TypeVar("T")
 
 
 class Experiment:
@@ -181,6 +183,12 @@ class Experiment:
         found = list(sentences)
         self._findings += found
         display(HTML(bullet_list(found)))
+
+    def labelled(self, values: Mapping[str, T]) -> dict[str, T]:
+        """The same mapping with method ids replaced by the names the table prints."""
+        table = find_table(self.table.id)
+        names = table.methods if table else {}
+        return {names.get(method, method.replace("_", " ")): value for method, value in values.items()}
 
     def show_deviations(self) -> None:
         """Show what differs from the paper, as noted by `deviates`."""

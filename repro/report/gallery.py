@@ -12,7 +12,7 @@ from torch import Tensor
 
 from repro.report.figures import HEATMAP
 
-MAP_OPACITY = 0.6
+MAP_OPACITY = 0.55
 
 
 def map_gallery(
