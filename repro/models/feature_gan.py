@@ -17,7 +17,6 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
 from repro.models.split_classifier import Architecture
 
@@ -174,11 +173,6 @@ class FeatureDiscriminator(nn.Module):
     def forward(self, features: Float[Tensor, "n f p q"]) -> Float[Tensor, "n"]:
         """One score per sample; higher means more like a real feature."""
         return self.score(self.layers(features).flatten(1)).squeeze(-1)
-
-
-def one_hot_labels(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
-    """ŷ as the generator takes it: one-hot in a floating dtype, shape `labels.shape + (classes,)`."""
-    return one_hot(labels, classes).to(dtype)
 
 
 def _deconvolution(channels: int, layer: Deconvolution, bias: bool) -> nn.ConvTranspose2d:
