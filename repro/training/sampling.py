@@ -5,6 +5,7 @@ together nor on the slot a replica has, and a resumed training needs no generato
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 CriticBatches = Literal["fresh", "window"]
+RealClasses = Literal["as_they_are", "balanced"]
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Batch:
 class CycleDraws:
     """All random numbers of one cycle of steps, in tensors that are refilled in place.
 
-    Real images are drawn with replacement, uniformly over the replica's own subset; z is uniform on [−1, 1], ŷ uniform
+    Real images are drawn with replacement from the replica's own subset; z is uniform on [−1, 1], ŷ uniform
     over the classes, ε uniform on [0, 1].
 
     Args:
@@ -104,6 +106,7 @@ class CycleDraws:
         augmentation: of real images.
         critic_batches: `fresh` draws every batch anew; `window` is the released code's: one new batch per step, the
             last slot and the critic's last round see it, the rounds before see those of the steps before.
+        real_classes: `as_they_are` draws images, `balanced` draws a class first and then one of its images.
         dtype: of images and noise.
     """
 
@@ -120,6 +123,7 @@ class CycleDraws:
         noise: int,
         augmentation: Augmentation | None = None,
         critic_batches: CriticBatches = "fresh",
+        real_classes: RealClasses = "as_they_are",
         dtype: torch.dtype = torch.float32,
     ) -> None:
         if len(subsets) != len(seeds):
@@ -131,7 +135,9 @@ class CycleDraws:
         self.critic_batches: CriticBatches = critic_batches
         self.dtype = dtype
         device = data.labels.device
-        self._subsets = [subset.to(device) for subset in subsets]
+        self.real_classes: RealClasses = real_classes
+        self._subsets = [subset.to(device)[data.labels[subset].argsort(stable=True)] for subset in subsets]
+        self._class_ranges = [_class_ranges(data.labels[subset]) for subset in self._subsets]
         shape = (len(seeds), steps, slots, batch)
         self._index = torch.zeros(shape, dtype=torch.int64, device=device)
         self._generated_labels = torch.zeros_like(self._index)
@@ -164,20 +170,36 @@ class CycleDraws:
 
     def _real_index(self, replica: int, cycle: int) -> Tensor:
         steps, slots, batch = self._index.shape[1:]
-        subset, seed, device = self._subsets[replica], self.seeds[replica], self._index.device
-        per_step = slots if self.critic_batches == "fresh" else 1
-
-        def positions(of_cycle: int) -> Tensor:
-            return _uniform((steps, per_step, batch), _generator(seed, "real", of_cycle, device))
-
+        seed, device = self.seeds[replica], self._index.device
         if self.critic_batches == "fresh":
-            chosen = positions(cycle)
-        else:
-            stream = torch.cat([positions(cycle - 1), positions(cycle)]).squeeze(1)
-            step = torch.arange(steps, device=device)[:, None] + steps
-            back = torch.arange(slots - 2, -2, -1, device=device).clamp(min=0)
-            chosen = stream[(step - back).clamp(min=0)]
-        return subset[(chosen * len(subset)).long()]
+            return self._choose(replica, _uniform((2, steps, slots, batch), _generator(seed, "real", cycle, device)))
+        history = math.ceil((slots - 2) / steps)
+        stream = torch.cat(
+            [
+                _uniform((2, steps, batch), _generator(seed, "real", c, device))
+                for c in range(cycle - history, cycle + 1)
+            ],
+            dim=1,
+        )
+        step = torch.arange(steps, device=device)[:, None] + history * steps
+        back = torch.arange(slots - 2, -2, -1, device=device).clamp(min=0)
+        return self._choose(replica, stream[:, step - back])
+
+    def _choose(self, replica: int, uniform: Tensor) -> Tensor:
+        """Images from pairs of uniform numbers: (unused or class, position)."""
+        subset = self._subsets[replica]
+        if self.real_classes == "as_they_are":
+            return subset[(uniform[1] * len(subset)).long()]
+        starts, counts = self._class_ranges[replica]
+        label = (uniform[0] * len(starts)).long()
+        return subset[starts[label] + (uniform[1] * counts[label]).long()]
+
+
+def _class_ranges(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Start and length of each class that occurs in labels sorted by class."""
+    counts = torch.bincount(labels)
+    starts = counts.cumsum(0) - counts
+    return starts[counts > 0], counts[counts > 0]
 
 
 def _generator(seed: int, purpose: str, cycle: int, device: torch.device) -> torch.Generator:
