@@ -40,9 +40,7 @@ def delta_regularizer(
     return torch.stack(terms).sum(0)
 
 
-def channel_attention(
-    loss_increase: Float[Tensor, "*r c"], temperature: float = 5.0
-) -> Float[Tensor, "*r c"]:
+def channel_attention(loss_increase: Float[Tensor, "*r c"], temperature: float = 5.0) -> Float[Tensor, "*r c"]:
     """DELTA's channel weights: softmax over channels of the z-scored knock-out loss divided by `temperature`."""
     centred = loss_increase - loss_increase.mean(-1, keepdim=True)
     spread = loss_increase.std(-1, keepdim=True).clamp(min=torch.finfo(loss_increase.dtype).tiny)

@@ -176,9 +176,7 @@ class FeatureDiscriminator(nn.Module):
 
 
 def _deconvolution(channels: int, layer: Deconvolution, bias: bool) -> nn.ConvTranspose2d:
-    return nn.ConvTranspose2d(
-        channels, layer.channels, layer.kernel, layer.stride, layer.padding, bias=bias
-    )
+    return nn.ConvTranspose2d(channels, layer.channels, layer.kernel, layer.stride, layer.padding, bias=bias)
 
 
 def _initialise(network: nn.Module, kind: Literal["xavier", "he"]) -> None:

@@ -37,9 +37,7 @@ class FeatureExtractor(nn.Module):
         """E(x)."""
         return self.layers(images)
 
-    def without_filters(
-        self, images: Float[Tensor, "n c h w"], keep_bias: bool = False
-    ) -> Float[Tensor, "n f p q"]:
+    def without_filters(self, images: Float[Tensor, "n c h w"], keep_bias: bool = False) -> Float[Tensor, "n f p q"]:
         """Features with *every* filter of the last convolution set to zero.
 
         What follows that convolution (ReLU, pooling, batch norm in evaluation mode, shortcut) works on each channel
@@ -121,16 +119,12 @@ class SplitClassifier(nn.Module):
         return self.classifier.head.out_features
 
 
-def lenet5(
-    classes: int = 10, hidden: tuple[int, int] = (120, 84), channels: int = 1
-) -> SplitClassifier:
+def lenet5(classes: int = 10, hidden: tuple[int, int] = (120, 84), channels: int = 1) -> SplitClassifier:
     """LeNet-5 for 32 × 32 images, Table A.3: E = conv1 + ReLU + pool (6 × 14 × 14), C = the rest.
 
     `hidden=(1024, 128)` is the released code's head. Fine-tuning keeps conv1 fixed.
     """
-    extractor = nn.Sequential(
-        OrderedDict(conv1=nn.Conv2d(channels, 6, 5), relu1=nn.ReLU(), pool1=nn.MaxPool2d(2))
-    )
+    extractor = nn.Sequential(OrderedDict(conv1=nn.Conv2d(channels, 6, 5), relu1=nn.ReLU(), pool1=nn.MaxPool2d(2)))
     body = nn.Sequential(
         OrderedDict(
             conv2=nn.Conv2d(6, 16, 5),
@@ -205,9 +199,7 @@ def resnet50_split(classes: int, weights: str | None = None) -> SplitClassifier:
     )
     return SplitClassifier(
         FeatureExtractor(extractor, "layer1.2.conv3"),
-        FeatureClassifier(
-            body, nn.Linear(2048, classes), ["layer2.3.conv3", "layer3.5.conv3", "layer4.2.conv3"]
-        ),
+        FeatureClassifier(body, nn.Linear(2048, classes), ["layer2.3.conv3", "layer3.5.conv3", "layer4.2.conv3"]),
         frozen=["extractor.", "classifier.body.layer2.", "classifier.body.layer3."],
     )
 

@@ -61,7 +61,9 @@ def update_embedding_generator(gan: EmbeddingGAN, batch: Batch) -> None:
     gradient_step(loss, [gan.generator], [gan.generator_optimiser])
 
 
-def update_head(gan: EmbeddingGAN, head: ReplicaNetwork, optimiser: torch.optim.Optimizer, features: Tensor, batch: Batch) -> None:
+def update_head(
+    gan: EmbeddingGAN, head: ReplicaNetwork, optimiser: torch.optim.Optimizer, features: Tensor, batch: Batch
+) -> None:
     """One step of C's last layer on real and generated features."""
     with torch.no_grad():
         generated = gan.generator(batch.noise, gan.labels(batch.generated_labels, batch.noise))
@@ -100,9 +102,7 @@ def train_cmwgan(
     }
 
 
-def _fit_gan(
-    gan: EmbeddingGAN, nets: ClassifierNetworks, tasks: ReplicaTasks, settings: DFGSettings, run: Run
-) -> None:
+def _fit_gan(gan: EmbeddingGAN, nets: ClassifierNetworks, tasks: ReplicaTasks, settings: DFGSettings, run: Run) -> None:
     draws = _draws(tasks, settings, nets, slots=settings.critic_updates + 1, balanced=True)
 
     def updates() -> None:

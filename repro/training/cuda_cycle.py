@@ -75,8 +75,6 @@ class Cycle:
         for i, optimiser in enumerate(self._optimisers):
             for j, state in enumerate(optimiser.state.values()):
                 found |= {
-                    (i, f"optimiser/{j}/{name}"): value
-                    for name, value in state.items()
-                    if isinstance(value, Tensor)
+                    (i, f"optimiser/{j}/{name}"): value for name, value in state.items() if isinstance(value, Tensor)
                 }
         return found

@@ -192,9 +192,7 @@ def train_dfg(
         if settings.evaluate_after(cycle):
             log_losses(run, step, nets.losses)
             log_accuracy(run, step, nets.extractor, nets.classifier, tasks)
-        if drop_learning_rate(
-            settings, step, nets.extractor_optimiser, nets.classifier_optimiser
-        ):
+        if drop_learning_rate(settings, step, nets.extractor_optimiser, nets.classifier_optimiser):
             play.forget()
     return collect(nets.all_networks, tasks.replicas) | {
         "filter_weights": torch.stack(nets.attention.history),
@@ -252,9 +250,7 @@ def _build_gan(
     )
 
 
-def dfg_draws(
-    tasks: ReplicaTasks, settings: DFGSettings, readings: DFGReadings, dtype: torch.dtype
-) -> CycleDraws:
+def dfg_draws(tasks: ReplicaTasks, settings: DFGSettings, readings: DFGReadings, dtype: torch.dtype) -> CycleDraws:
     """The draws of Algorithm 1: n_D critic batches and one for everything else, per step."""
     return CycleDraws(
         tasks.train,

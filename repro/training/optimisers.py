@@ -11,9 +11,7 @@ def adam(network: ReplicaNetwork, lr: float, device: torch.device) -> torch.opti
     return torch.optim.Adam(network.trainable, lr=lr, betas=(0.5, 0.9), capturable=device.type == "cuda")
 
 
-def network_optimiser(
-    settings: DFGSettings, network: ReplicaNetwork, device: torch.device
-) -> torch.optim.Optimizer:
+def network_optimiser(settings: DFGSettings, network: ReplicaNetwork, device: torch.device) -> torch.optim.Optimizer:
     """The optimiser of E or C: Adam for LeNet-5 and VGG-16, SGD with momentum 0.9 for ResNet-50."""
     if settings.network_optimiser == "adam":
         return adam(network, settings.network_lr, device)

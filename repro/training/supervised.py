@@ -108,9 +108,7 @@ def train_supervised(
     }
 
 
-def fit_supervised(
-    nets: ClassifierNetworks, tasks: ReplicaTasks, settings: DFGSettings, run: Run, name: str
-) -> None:
+def fit_supervised(nets: ClassifierNetworks, tasks: ReplicaTasks, settings: DFGSettings, run: Run, name: str) -> None:
     """The loop of `train_supervised` on networks that exist already."""
     loss = torch.zeros(tasks.replicas, device=tasks.device, dtype=next(iter(nets.classifier.parameters.values())).dtype)
     draws = CycleDraws(
@@ -183,9 +181,7 @@ def fresh_classifiers(
     return build_replicas(build, tasks.seeds, tasks.device)
 
 
-def pretrain_source(
-    tasks: ReplicaTasks, settings: DFGSettings, readings: DFGReadings, run: Run
-) -> dict[str, Tensor]:
+def pretrain_source(tasks: ReplicaTasks, settings: DFGSettings, readings: DFGReadings, run: Run) -> dict[str, Tensor]:
     """Train a source network from scratch; `tasks` holds the source data, one replica per source seed.
 
     Returns the tensors of `train_supervised`; `load_source` makes a network of them.

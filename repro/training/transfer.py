@@ -87,7 +87,7 @@ def refit_head(source: SplitClassifier, tasks: ReplicaTasks, replica: int, image
         optimiser.zero_grad()
         loss = classification_loss(head(embedded), labels) + 1e-3 * head.weight.square().sum() / 2
         loss.backward()
-        return float(loss)
+        return loss.item()
 
     optimiser.step(closure)
     network.classifier.head = head.requires_grad_(False)
