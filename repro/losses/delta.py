@@ -1,7 +1,8 @@
 """DELTA: feature-map regularisation with supervised attention (Li et al. 2019), written from its formulas.
 
-Ω = ½ Σ_layers Σ_batch Σ_channels c · w_c · ‖FM_target − FM_source‖² / (h·w), summed over the batch, on convolution outputs
-before batch norm and ReLU; w is a softmax over the standardised loss increase that knocking each filter out causes.
+Ω = ½ Σ_layers Σ_batch Σ_channels c · w_c · ‖FM_target − FM_source‖² / (h·w), summed over the batch, on convolution
+outputs before batch norm and ReLU; w is a softmax over the standardised loss increase that knocking each filter out
+causes.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Class-wise filter weights of DFG: eqs. (5), (6), (7) and the threshold of Algorithm 1.
 
-E runs twice (with its last convolution as it is and with all its filters at zero), C runs on n_f masked copies: channel j
-of the features is replaced by what it becomes without filter j. This equals zeroing one filter at a time.
+E runs twice (with its last convolution as it is and with all its filters at zero), C runs on n_f masked copies:
+channel j of the features is replaced by what it becomes without filter j. This equals zeroing one filter at a time.
 """
 
 from typing import Literal

@@ -2,8 +2,8 @@
 
 Every function takes any number of leading replica axes and reduces the sample axis only.
 
-Eq. (1) is printed with both signs flipped, −E[D(G)] + E[D(E(x))], to be *minimised*: critic and generator would then both
-raise D(G) and there would be no game. The standard sign (Gulrajani et al., and the released code) is used.
+Eq. (1) is printed with both signs flipped, −E[D(G)] + E[D(E(x))], to be *minimised*: critic and generator would then
+both raise D(G) and there would be no game. The standard sign (Gulrajani et al., and the released code) is used.
 """
 
 from collections.abc import Callable

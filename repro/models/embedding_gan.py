@@ -1,8 +1,8 @@
 """Conditional generator and critic on penultimate features: the DIFA+cMWGAN baseline, a declared reconstruction.
 
-No architecture, feature layer or recipe of the paper's DIFA+cMWGAN is published, nor any cMWGAN code. Kept of its sources: features
-of a fully connected layer, the label concatenated in generator *and* critic (DIFA), a class-conditional mixture as
-the generator's noise and the WGAN-GP objective (cMWGAN). Layer widths are ours.
+No architecture, feature layer or recipe of the paper's DIFA+cMWGAN is published, nor any cMWGAN code. Kept of its
+sources: features of a fully connected layer, the label concatenated in generator *and* critic (DIFA), a
+class-conditional mixture as the generator's noise and the WGAN-GP objective (cMWGAN). Layer widths are ours.
 """
 
 import torch

@@ -3,15 +3,18 @@
 The tables print sizes and strides but no padding; the paddings below are the only ones (output padding 0, dilation 1)
 that give the printed sizes. Impossible or surprising entries:
 
-* "FC – 512" under the critics (A.4, A.6) and "FC – 6272, FC – 512" (A.8) cannot all be layer widths: a critic ends in one
-  number, which is not listed. 512 = 2·2·128 and 6272 = 7·7·128 are the flattened inputs of that last layer: one
+* "FC – 512" under the critics (A.4, A.6) and "FC – 6272, FC – 512" (A.8) cannot all be layer widths: a critic ends
+  in one number, which is not listed. 512 = 2·2·128 and 6272 = 7·7·128 are the flattened inputs of that last layer: one
   `Linear(flat, 1)` is built.
-* Table A.6's last layer has stride 1 and kernel 4 with padding 2 (17 → 16); Table A.8's last has padding 2 = kernel, so the
-  outer ring of the 30 × 30 map never reaches the output (28 × 28 of it are used), and the layer before crops half a ring.
-* The slope of "lReLU" is not printed: DCGAN's 0.2. The released code passes `True` as the slope, i.e. 1.0: its critic is affine.
+* Table A.6's last layer has stride 1 and kernel 4 with padding 2 (17 → 16); Table A.8's last has padding 2 =
+  kernel, so the outer ring of the 30 × 30 map never reaches the output (28 × 28 of it are used), and the layer
+  before crops half a ring.
+* The slope of "lReLU" is not printed: DCGAN's 0.2. The released code passes `True` as the slope, i.e. 1.0: its
+  critic is affine.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -96,8 +99,8 @@ class FeatureGenerator(nn.Module):
         shape: layer sizes, see `FEATURE_GAN_SHAPES`.
         classes: number of classes of the one-hot label.
         slope: negative slope of lReLU.
-        weight_position: `inside_norm` is eq. (9), norm[W*·tanh(·)]: batch norm maps a deactivated channel (W* = 0 for every
-            sample) to its offset, and for a mixed batch a zero entry to (0 − mean)/std·γ + β. `after_norm` is the
+        weight_position: `inside_norm` is eq. (9), norm[W*·tanh(·)]: batch norm maps a deactivated channel (W* = 0
+            for every sample) to its offset, and for a mixed batch a zero entry to (0 − mean)/std·γ + β. `after_norm` is the
             released code, W*·norm[tanh(·)]: a deactivated channel is exactly zero.
         order: of activation and batch norm in the inner layers; the tables print activation first.
         bias: whether the transposed convolutions have one (eq. 8 has; the released code has none).
@@ -161,7 +164,7 @@ class FeatureDiscriminator(nn.Module):
         super().__init__()
         widths = (shape.feature_channels, 32, 64, 128)
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+        for inputs, outputs in pairwise(widths):
             layers += [nn.Conv2d(inputs, outputs, 5, stride=2, padding=2, bias=bias), nn.LeakyReLU(slope)]
         self.layers = nn.Sequential(*layers)
         side = shape.feature_side

@@ -5,7 +5,8 @@ Impossible or surprising entries of the printed tables, and what is built instea
 * Table A.7 prints 55 × 55 after the max pooling (padding 0); Table A.8's generator and critic work on 56 × 56,
   which is what padding 1 (torchvision, whose weights the paper loads) gives. 56 × 56 is built. Both give the
   28 × 28 printed for block 2.
-* Table A.7 lists the stem as convolution, ReLU, batch norm; the torchvision weights need convolution, batch norm, ReLU.
+* Table A.7 lists the stem as convolution, ReLU, batch norm; the torchvision weights need convolution, batch norm,
+  ReLU.
 * Table A.5's adaptive pooling *enlarges* a 1 × 1 map to 7 × 7 (49 copies of one value). It is built as printed:
   the first fully connected layer then has 25,088 inputs.
 * Table A.5 lists no dropout; the released code has 0.5 (`dropout`). Table A.3 lists 120–84 hidden units; the released
@@ -41,8 +42,8 @@ class FeatureExtractor(nn.Module):
         """Features with *every* filter of the last convolution set to zero.
 
         What follows that convolution (ReLU, pooling, batch norm in evaluation mode, shortcut) works on each channel
-        alone, so channel j of the result is what channel j becomes when filter j alone is zeroed: θ^{\\j} of DFG, eq. 5.
-        `keep_bias` zeroes the weights only, as the released code does.
+        alone, so channel j of the result is what channel j becomes when filter j alone is zeroed: θ^{\\j} of DFG,
+        eq. 5. `keep_bias` zeroes the weights only, as the released code does.
         """
 
         def silence(conv: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -182,7 +183,7 @@ def vgg16_32(classes: int = 10, dropout: float = 0.0) -> SplitClassifier:
 
 
 def resnet50_split(classes: int, weights: str | None = None) -> SplitClassifier:
-    """ResNet-50 for 224 × 224 images, Table A.7: E = stem and block 1 (256 × 56 × 56), C = blocks 2–4 and a linear layer.
+    """ResNet-50 for 224 × 224 images, Table A.7: E = stem and block 1 (256 × 56 × 56), C = blocks 2–4 and the head.
 
     `weights` is a torchvision weight name (`"IMAGENET1K_V1"`, the set the paper used); the last layer is always new.
     Fine-tuning keeps the stem and blocks 1–3 fixed.

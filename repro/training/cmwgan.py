@@ -1,8 +1,8 @@
 """DIFA+cMWGAN, the feature-augmentation baseline of Table 2: a declared reconstruction in three stages.
 
 1. E and C are trained on the target from the source, all layers (`whole_transfer`).
-2. E and C are frozen; a conditional WGAN-GP with mixture noise learns C's penultimate features. Real features are drawn class by
-   class, so that minority classes are learned as often as majority ones.
+2. E and C are frozen; a conditional WGAN-GP with mixture noise learns C's penultimate features. Real features are
+   drawn class by class, so that minority classes are learned as often as majority ones.
 3. Only the last layer of C is trained on, with half of every batch real and half generated with uniform labels.
 
 Stages 2 and 3 take as many steps as stage 1.
@@ -20,7 +20,7 @@ from repro.training.cuda_cycle import Cycle
 from repro.training.dfg_settings import DFGReadings, DFGSettings
 from repro.training.optimisers import adam
 from repro.training.replicas import ReplicaNetwork, build_replicas, gradient_step
-from repro.training.run import Run
+from repro.training.run import Resumable, Run
 from repro.training.sampling import Batch, CycleDraws, one_hot
 from repro.training.supervised import RECIPES, ClassifierNetworks, build_supervised, fit_supervised
 from repro.training.tasks import ReplicaTasks, log_accuracy
@@ -113,7 +113,7 @@ def _fit_gan(gan: EmbeddingGAN, nets: ClassifierNetworks, tasks: ReplicaTasks, s
 
     optimisers = [gan.generator_optimiser, gan.critic_optimiser]
     play = Cycle(updates, [gan.generator, gan.critic], optimisers, tasks.device)
-    state = {
+    state: dict[str, Resumable] = {
         "generator": gan.generator,
         "critic": gan.critic,
         "generator_optimiser": gan.generator_optimiser,

@@ -2,8 +2,9 @@
 
 All networks carry a replica axis (`repro.training.replicas`); losses are one number per replica.
 
-Two points of Algorithm 1 are read as follows. Lines 16 and 17 update E and C from one forward pass, at the same point (the
-paper: "trained simultaneously"), and both see the gradient of both regularisers, as in DELTA and the released code.
+Two points of Algorithm 1 are read as follows. Lines 16 and 17 update E and C from one forward pass, at the same
+point (the paper: "trained simultaneously"), and both see the gradient of both regularisers, as in DELTA and the
+released code.
 "Can be added" (Section 3.1) is read as: the regularisers are added in L_E and L_rC there, not in line 20.
 """
 
@@ -26,7 +27,7 @@ from repro.training.dfg_settings import DFGReadings, DFGSettings
 from repro.training.filter_attention import FilterAttention
 from repro.training.optimisers import adam, drop_learning_rate, network_optimiser
 from repro.training.replicas import ReplicaNetwork, build_replicas, gradient_step
-from repro.training.run import Run
+from repro.training.run import Resumable, Run
 from repro.training.sampling import Batch, CycleDraws, one_hot
 from repro.training.tasks import ReplicaTasks, log_accuracy
 from repro.training.transfer import SourceRegularizer, target_start
@@ -182,7 +183,7 @@ def train_dfg(
         list(nets.optimisers.values()),
         tasks.device,
     )
-    state = {**nets.all_networks, **nets.optimisers, "attention": nets.attention}
+    state: dict[str, Resumable] = {**nets.all_networks, **nets.optimisers, "attention": nets.attention}
     for cycle in run.steps(settings.iterations // settings.cycle, state=state, name="dfg"):
         step = (cycle + 1) * settings.cycle
         draws.load(cycle)

@@ -5,7 +5,7 @@ where the two contradict are listed, with the tables they touch, in `repro/evide
 """
 
 import math
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, model_validator
 
@@ -21,9 +21,9 @@ class DFGReadings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     critic_slope: float = 0.2
-    """Slope of lReLU in G and D. Paper: not given, DCGAN's 0.2. Released: `True`, i.e. 1.0, so that the critic is affine."""
+    """Slope of lReLU in G and D. Paper: not given, DCGAN's 0.2. Released: `True`, i.e. 1.0: the critic is affine."""
     filter_weight_sign: Literal["loss_increase", "inverted"] = "loss_increase"
-    """Eq. (5): loss without the filter minus loss with it. Released: the opposite, so helpful filters get low weights."""
+    """Eq. (5): loss without the filter minus loss with it. Released: the opposite; helpful filters get low weights."""
     filter_weight_position: WeightPosition = "inside_norm"
     """Eq. (9): W* inside the norm, a deactivated channel is not zero. Released: multiplied after the norm."""
     filter_weight_scale: Literal["filters", "raw"] = "filters"
@@ -126,7 +126,7 @@ class DFGSettings(BaseModel):
     """Test and held-out accuracy are measured this often, evenly spaced, the last time at the end."""
 
     @model_validator(mode="after")
-    def _whole_cycles(self) -> Self:
+    def _whole_cycles(self) -> "DFGSettings":
         for name in ("iterations", "filter_weights_every"):
             if getattr(self, name) % self.cycle:
                 raise ValueError(

@@ -10,13 +10,15 @@ arithmetic), so there every replica is trained on its own; see `replicas_that_fi
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 from torch.utils._pytree import tree_map
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class _Method(nn.Module):
@@ -109,7 +111,7 @@ def gradient_step(
         optimiser.step()
 
 
-def build_replicas(build: Callable[[], nn.Module], seeds: Sequence[int], device: torch.device) -> list[nn.Module]:
+def build_replicas(build: Callable[[], M], seeds: Sequence[int], device: torch.device) -> list[M]:
     """One freshly initialised network per seed; the global random state is left as it was."""
     networks = []
     for seed in seeds:

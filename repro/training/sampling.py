@@ -1,7 +1,7 @@
 """Resident data and the random draws of every training step.
 
-The draws of replica r in cycle c are a pure function of (seed of r, c): they depend neither on how many replicas are trained
-together nor on the slot a replica has, and a resumed training needs no generator state.
+The draws of replica r in cycle c are a pure function of (seed of r, c): they depend neither on how many replicas
+are trained together nor on the slot a replica has, and a resumed training needs no generator state.
 """
 
 import hashlib

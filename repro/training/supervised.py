@@ -1,7 +1,8 @@
-"""The methods of Table 2 that train a classifier on real data alone, two re-weighting controls, and source pre-training.
+"""The methods of Table 2 that train on real data alone, two re-weighting controls, and source pre-training.
 
-What the paper leaves open is declared here: every method takes `settings.iterations` steps of E and C with DFG's optimiser and
-learning rate, so that only the method differs. (DFG itself updates E and C on real data every n_C1-th step.)
+What the paper leaves open is declared here: every method takes `settings.iterations` steps of E and C with DFG's
+optimiser and learning rate, so that only the method differs. (DFG itself updates E and C on real data every n_C1-th
+step.)
 """
 
 from dataclasses import dataclass
@@ -46,8 +47,8 @@ RECIPES: dict[SupervisedMethod, Recipe] = {
     "class_balanced": Recipe(class_weights="effective_number"),
     "whole_transfer": Recipe(),
 }
-"""`whole_transfer`, all layers trained from the source without any regulariser, is the first stage of DIFA+cMWGAN and the
-reference for the two re-weighting controls."""
+"""`whole_transfer`, all layers trained from the source without any regulariser, is the first stage of DIFA+cMWGAN
+and the reference for the two re-weighting controls."""
 
 
 @dataclass(eq=False)
@@ -110,7 +111,8 @@ def train_supervised(
 
 def fit_supervised(nets: ClassifierNetworks, tasks: ReplicaTasks, settings: DFGSettings, run: Run, name: str) -> None:
     """The loop of `train_supervised` on networks that exist already."""
-    loss = torch.zeros(tasks.replicas, device=tasks.device, dtype=next(iter(nets.classifier.parameters.values())).dtype)
+    dtype = nets.classifier.parameters["head.weight"].dtype
+    loss = torch.zeros(tasks.replicas, device=tasks.device, dtype=dtype)
     draws = CycleDraws(
         tasks.train,
         tasks.subsets,

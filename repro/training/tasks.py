@@ -96,7 +96,7 @@ def predict(
 def log_accuracy(
     run: Run, step: int, extractor: ReplicaNetwork, classifier: ReplicaNetwork, tasks: ReplicaTasks
 ) -> None:
-    """Log top-1 accuracy and macro recall of every replica: `<replica>/{test,held_out}/{top1_accuracy,macro_recall}`."""
+    """Log every replica's `<replica>/{test,held_out}/{top1_accuracy,macro_recall}`, in percent."""
     everything = torch.arange(len(tasks.test.labels), device=tasks.device)
     for r in range(tasks.replicas):
         network = nn.Sequential(extractor.network(r), classifier.network(r)).eval()
@@ -118,8 +118,8 @@ def chosen_accuracies(history: Sequence[Mapping[str, float]], replica: int) -> d
 
     Returns:
         `last`: the last iterate; `held_out`: the iterate with the best macro recall on held-out *training* images (the
-        first of equals; missing without a held-out part); `best_on_test`: the authors' convention, chosen on the test set
-        and therefore optimistic. Each maps `top1_accuracy`, `macro_recall` and `step` to numbers.
+        first of equals; missing without a held-out part); `best_on_test`: the authors' convention, chosen on the
+        test set and therefore optimistic. Each maps `top1_accuracy`, `macro_recall` and `step` to numbers.
     """
     rows = [row for row in history if f"{replica}/test/top1_accuracy" in row]
     if not rows:

@@ -1,4 +1,4 @@
-"""What the target networks take from the frozen source network: DELTA's regulariser with its attention, and a refitted head."""
+"""What target networks take from the frozen source: its weights, DELTA's regulariser, a refitted last layer."""
 
 import copy
 
@@ -18,8 +18,8 @@ _ATTENTION_BATCHES = 4  # DELTA's released code
 class SourceRegularizer:
     """α·Ω + β·½‖last layer‖² of a regularised training, one value per replica.
 
-    Ω compares E's output and the tapped convolutions of C with those of the source. Its attention is computed per replica
-    on four batches of the replica's own images with a source whose last layer was refitted to the target
+    Ω compares E's output and the tapped convolutions of C with those of the source. Its attention is computed per
+    replica on four batches of the replica's own images with a source whose last layer was refitted to the target
     classes, as DELTA does; E's channels take the attention of its last convolution.
     """
 
