@@ -15,9 +15,9 @@ from repro.losses.classification import sample_cross_entropy
 
 
 def delta_regularizer(
-    target: Sequence[Float[Tensor, "*r n c h w"]],
-    source: Sequence[Float[Tensor, "*r n c h w"]],
-    weights: Sequence[Float[Tensor, "*r c"]],
+    target: Sequence[Float[Tensor, "*r n _c _h _w"]],
+    source: Sequence[Float[Tensor, "*r n _c _h _w"]],
+    weights: Sequence[Float[Tensor, "*r _c"]],
 ) -> Float[Tensor, "*r"]:
     """Ω, one value per replica; summed (not averaged) over the batch, as in DELTA's released code.
 

@@ -8,10 +8,10 @@ from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from repro.losses.classification import sample_cross_entropy
-from repro.models.split_classifier import FeatureClassifier, FeatureExtractor
+from repro.models.split_classifier import FeatureExtractor
 
 ThresholdUnit = Literal["filters", "classes"]
 
@@ -19,7 +19,7 @@ ThresholdUnit = Literal["filters", "classes"]
 @torch.no_grad()
 def sample_filter_weights(
     extractor: FeatureExtractor,
-    classifier: FeatureClassifier,
+    classifier: nn.Module,
     images: Float[Tensor, "n c h w"],
     labels: Int[Tensor, "n"],
     *,
@@ -30,7 +30,7 @@ def sample_filter_weights(
 
     Args:
         extractor: E, in evaluation mode.
-        classifier: C, in evaluation mode.
+        classifier: C, features to logits, in evaluation mode.
         images: network inputs.
         labels: their classes.
         inverted: take loss with − loss without, as the released code does; important filters then have *low* weights.

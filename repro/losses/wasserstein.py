@@ -32,8 +32,8 @@ def generator_loss(generated_scores: Float[Tensor, "*r n"]) -> Float[Tensor, "*r
 
 def gradient_penalty(
     critic: Callable[[Tensor], Tensor],
-    real: Float[Tensor, "*s"],
-    generated: Float[Tensor, "*s"],
+    real: Float[Tensor, "..."],
+    generated: Float[Tensor, "..."],
     mixing: Float[Tensor, "*r n"],
 ) -> Float[Tensor, "*r"]:
     """E[(‖∇D(x̂)‖₂ − 1)²] with x̂ = ε·real + (1 − ε)·generated (last term of eq. 1), differentiable once more.

@@ -100,8 +100,8 @@ class FeatureGenerator(nn.Module):
         classes: number of classes of the one-hot label.
         slope: negative slope of lReLU.
         weight_position: `inside_norm` is eq. (9), norm[W*·tanh(·)]: batch norm maps a deactivated channel (W* = 0
-            for every sample) to its offset, and for a mixed batch a zero entry to (0 − mean)/std·γ + β. `after_norm` is the
-            released code, W*·norm[tanh(·)]: a deactivated channel is exactly zero.
+            for every sample) to its offset, and for a mixed batch a zero entry to (0 − mean)/std·γ + β.
+            `after_norm` is the released code, W*·norm[tanh(·)]: a deactivated channel is exactly zero.
         order: of activation and batch norm in the inner layers; the tables print activation first.
         bias: whether the transposed convolutions have one (eq. 8 has; the released code has none).
     """

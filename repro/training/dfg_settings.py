@@ -72,6 +72,7 @@ class DFGReadings(BaseModel):
             filter_weight_position="after_norm",
             filter_weight_scale="raw",
             rho_blend="target_only",
+            threshold_on="target",
             initial_threshold=0.90,
             filter_update_gate=0.05,
             knockout_bias="kept",

@@ -113,7 +113,7 @@ def log_accuracy(
         run.log(step, **values)
 
 
-def chosen_accuracies(history: Sequence[Mapping[str, float]], replica: int) -> dict[str, dict[str, float]]:
+def chosen_accuracies(history: Sequence[Mapping[str, int | float]], replica: int) -> dict[str, dict[str, int | float]]:
     """Test accuracies under three ways of choosing the iterate, from the history `log_accuracy` wrote.
 
     Returns:

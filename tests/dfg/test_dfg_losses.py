@@ -28,7 +28,7 @@ from repro.training.replicas import ReplicaNetwork
 
 def test_critic_and_generator_pull_in_opposite_directions() -> None:
     real, fake = torch.tensor([1.0, 3.0]), torch.tensor([0.5, 1.5], requires_grad=True)
-    loss = critic_loss(real, fake, torch.tensor(0.25), coefficient=10)
+    loss = critic_loss(real, fake, torch.tensor(0.25), coefficient=10.0)
     assert loss.item() == pytest.approx(1 - 2 + 2.5)
     (critic_slope,) = torch.autograd.grad(loss, fake)
     (generator_slope,) = torch.autograd.grad(generator_loss(fake), fake)
