@@ -9,8 +9,8 @@ subset size; arithmetic does not depend on what the images show. Ways that are t
 * `loop`: one replica after the other, data resident, every kernel launched from Python;
 * `loop, graph`: the same with each cycle replayed as a CUDA graph (CUDA only);
 * `stacked`, `stacked, graph`: all replicas in one vmapped step, without and with a graph;
-* `public data path`: the loop fed as the released code feeds itself: every iteration builds a shuffled loader over decoded
-  images and takes its first batch. Written from a description of that code; its evaluation every 100 steps is left out.
+* `public data path`: the loop fed as the released code feeds itself: every iteration builds a shuffled loader over
+  decoded images and takes its first batch. Written from a description of that code; its evaluation every 100 steps is left out.
 
 TFLOP/s counts the arithmetic of one replica's iteration (convolutions and matrix products, forward and backward).
 """

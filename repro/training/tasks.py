@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from repro.data.image_set import ImageSet
 from repro.metrics.imbalanced import confusion_counts, macro_recall, top1_accuracy
 from repro.models import SplitClassifier, lenet5, resnet50_split, vgg16_32
 from repro.models.split_classifier import Architecture
@@ -81,6 +82,17 @@ def build_classifier(architecture: Architecture, classes: int, readings: DFGRead
     if architecture == "vgg16_32":
         return vgg16_32(classes, readings.dropout)
     return resnet50_split(classes)
+
+
+def resident(data: ImageSet, grey: bool) -> ResidentData:
+    """An image set as training takes it; `grey` turns RGB into ITU-R 601 luminance (LeNet-5; SVHN in Appendix A)."""
+    images = data.images
+    if grey:
+        weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
+        # In parts: the float copy of a large set would be twelve times its size.
+        parts = [(part.float() * weights).sum(1, keepdim=True).round().byte() for part in images.split(10_000)]
+        images = torch.cat(parts)
+    return ResidentData(images, data.labels)
 
 
 @torch.no_grad()

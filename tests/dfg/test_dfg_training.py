@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from repro.data.image_set import ImageSet
 from repro.losses import classification_loss
 from repro.models import SplitClassifier
 from repro.training import Run
@@ -22,7 +23,7 @@ from repro.training.dfg import (
 from repro.training.dfg_settings import PAPER_SETTINGS, DFGReadings, DFGSettings
 from repro.training.sampling import Augmentation, CycleDraws, ResidentData
 from repro.training.supervised import RECIPES, load_source, train_supervised
-from repro.training.tasks import ReplicaTasks, chosen_accuracies
+from repro.training.tasks import ReplicaTasks, chosen_accuracies, resident
 
 MakeTasks = Callable[[list[int]], ReplicaTasks]
 NewRun = Callable[[str], Run]
@@ -312,3 +313,11 @@ def test_a_captured_cycle_equals_the_eager_one(
     captured = train_dfg(source, gpu, short.model_copy(update={"iterations": 8}), paper, new_run("graph"))
     for name, value in eager.items():
         assert torch.allclose(captured[f"1/{name}"].double(), value[1].double(), atol=1e-9)
+
+
+def test_grey_images_keep_grey_and_weigh_colours() -> None:
+    images = torch.full((2, 3, 4, 4), 77, dtype=torch.uint8)
+    images[1] = torch.tensor([255, 0, 0])[:, None, None]
+    data = ImageSet("any", "train", images, torch.tensor([0, 1]), ["a", "b"], ["0", "1"])
+    assert resident(data, grey=True).images.flatten(1)[:, 0].tolist() == [77, 76]
+    assert resident(data, grey=False).images is images
