@@ -130,7 +130,7 @@ def chosen_accuracies(history: Sequence[Mapping[str, int | float]], replica: int
 
     Returns:
         `last`: the last iterate; `held_out`: the iterate with the best macro recall on held-out *training* images (the
-        first of equals; missing without a held-out part); `best_on_test`: the authors' convention, chosen on the
+        latest of equals; missing without a held-out part); `best_on_test`: the authors' convention, chosen on the
         test set and therefore optimistic. Each maps `top1_accuracy`, `macro_recall` and `step` to numbers.
     """
     rows = [row for row in history if f"{replica}/test/top1_accuracy" in row]
@@ -138,7 +138,7 @@ def chosen_accuracies(history: Sequence[Mapping[str, int | float]], replica: int
         raise ValueError(f"the history has no test accuracy of replica {replica}")
     chosen = {"last": rows[-1], "best_on_test": max(rows, key=lambda row: row[f"{replica}/test/top1_accuracy"])}
     if f"{replica}/held_out/macro_recall" in rows[0]:
-        chosen["held_out"] = max(rows, key=lambda row: row[f"{replica}/held_out/macro_recall"])
+        chosen["held_out"] = max(rows[::-1], key=lambda row: row[f"{replica}/held_out/macro_recall"])
     return {
         rule: {
             "step": row["step"],

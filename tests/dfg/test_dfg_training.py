@@ -21,6 +21,7 @@ from repro.training.dfg import (
     update_generator_on_classes,
 )
 from repro.training.dfg_settings import PAPER_SETTINGS, DFGReadings, DFGSettings
+from repro.training.methods import replica_chunks
 from repro.training.sampling import Augmentation, CycleDraws, ResidentData
 from repro.training.supervised import RECIPES, load_source, train_supervised
 from repro.training.tasks import ReplicaTasks, chosen_accuracies, resident
@@ -321,3 +322,11 @@ def test_grey_images_keep_grey_and_weigh_colours() -> None:
     data = ImageSet("any", "train", images, torch.tensor([0, 1]), ["a", "b"], ["0", "1"])
     assert resident(data, grey=True).images.flatten(1)[:, 0].tolist() == [77, 76]
     assert resident(data, grey=False).images is images
+
+
+def test_a_cpu_trains_replica_by_replica(
+    source: SplitClassifier, make_tasks: MakeTasks, short: DFGSettings, paper: DFGReadings
+) -> None:
+    chunks = replica_chunks(source, make_tasks([4, 5, 6]), short, paper)
+    assert [list(chunk.seeds) for chunk in chunks] == [[4], [5], [6]]
+    assert all(chunk.train is chunks[0].train for chunk in chunks)
