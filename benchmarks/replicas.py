@@ -3,14 +3,15 @@
     python benchmarks/replicas.py                         # CPU: a few cycles, R = 1 and 4
     python benchmarks/replicas.py --device cuda --replicas 1 16 90 --cycles 20
 
-LeNet-5 with the paper's batch and update ratios (one cycle = 10 iterations) on random images of Fashion-MNIST's 2-major
-subset size; arithmetic does not depend on what the images show. Ways that are timed:
+LeNet-5 with the paper's batch and update ratios (one cycle = 10 iterations) on as many random images as
+Fashion-MNIST's 2-major subset has; arithmetic does not depend on what the images show. Ways that are timed:
 
 * `loop`: one replica after the other, data resident, every kernel launched from Python;
 * `loop, graph`: the same with each cycle replayed as a CUDA graph (CUDA only);
 * `stacked`, `stacked, graph`: all replicas in one vmapped step, without and with a graph;
 * `public data path`: the loop fed as the released code feeds itself: every iteration builds a shuffled loader over
-  decoded images and takes its first batch. Written from a description of that code; its evaluation every 100 steps is left out.
+  decoded images and takes its first batch. Written from a description of that code; its evaluation of the test set
+  every 100 steps is left out.
 
 TFLOP/s counts the arithmetic of one replica's iteration (convolutions and matrix products, forward and backward).
 """
