@@ -13,7 +13,6 @@ missing one is left out, and the report says which were there.
 import importlib.util
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -34,7 +33,7 @@ from torch import Tensor, nn
 from repro.explain import SCORE_CAM_PRESETS, EngineSettings, GradCAM, ScoreCAM
 from repro.explain.layer_activation import forward_with_activation
 from repro.explain.masked_network import convert, fold_batch_norm, inference_copy
-from repro.explain.masked_scores import MaskRule
+from repro.explain.masked_scores import MaskRule, default_batch_size
 
 Liveness = Literal["few_dead", "many_dead"]
 Explain = Callable[[], Tensor | None]
@@ -114,7 +113,7 @@ def torchcam_method(subject: Subject, method: str) -> Explain:
 def bare_forwards(subject: Subject, dtype: torch.dtype | None) -> Explain:
     """The floor: one forward pass per live channel in the best layout, masks made beforehand."""
     network = convert(fold_batch_norm(inference_copy(subject.model)), dtype=dtype, channels_last=True)
-    batch_size = 8 if subject.image.device.type == "cpu" else 128
+    batch_size = default_batch_size(subject.image)
     passes = live_channels(subject)
     images = subject.image.expand(batch_size, -1, -1, -1) * torch.rand(batch_size, 1, 1, 1).to(subject.image)
     batch = images.to(dtype or images.dtype).contiguous(memory_format=torch.channels_last)
@@ -230,9 +229,15 @@ def peak_memory_of(contestant: str, liveness: Liveness, size: int) -> dict[str, 
     with torch.inference_mode():
         subject.model(subject.image)
     explain = score_cam_contestants()[contestant](subject)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = peak_resident_mib()
     explain()
-    return {"before_mib": before, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return {"before_mib": before, "peak_mib": peak_resident_mib()}
+
+
+def peak_resident_mib() -> float:
+    """Peak resident memory of this process (Linux). `ru_maxrss` would count the process that started it, too."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def compare_memory(names: list[str], liveness: Liveness, size: int) -> dict[str, dict[str, float]]:

@@ -36,11 +36,9 @@ ScoreSpace = Literal["probability", "logit"]
 Baseline = Literal["none", "input", "black"]
 
 _FOLDING_TOLERANCE = 1e-4  # of the largest logit; rounding alone stays below 1e-5
-_BATCH_SIZE = {
-    "cpu": 8,
-    "cuda": 128,
-}  # CPU: beyond 8 images at 224² the activations leave the cache (digest §4)
-_BATCH_SIZE_OTHER = 32
+# CPU: beyond 8 images of 224² the activations leave the cache (digest §4); smaller images, larger batches.
+_PIXELS_AT_ONCE = {"cpu": 8 * 224**2, "cuda": 128 * 224**2}
+_PIXELS_AT_ONCE_OTHER = 32 * 224**2
 
 
 def gate_function(gate: Gate, values: Tensor) -> Tensor:
@@ -105,7 +103,7 @@ class EngineSettings:
     """How the masked passes are run; none of this changes a map beyond rounding, except `dtype`."""
 
     batch_size: int | None = None
-    """Masked images per pass; None: 8 on CPU, 128 on CUDA, 32 elsewhere. Halved when memory runs out."""
+    """Masked images per pass; None: `default_batch_size`. Halved when memory runs out."""
     memory_budget_mib: float | None = None
     """MiB that the activations of one pass may take (an estimate, see `forward_bytes`); None: no limit."""
     dtype: torch.dtype | None = None
@@ -120,6 +118,12 @@ class EngineSettings:
             raise ValueError(f"batch_size is {self.batch_size}; expected at least 1, or None")
         if self.memory_budget_mib is not None and self.memory_budget_mib <= 0:
             raise ValueError(f"memory_budget_mib is {self.memory_budget_mib}; expected more than 0, or None")
+
+
+def default_batch_size(inputs: Float[Tensor, "n c h w"]) -> int:
+    """Masked images per pass: at 224² 8 on CPU, 128 on CUDA, 32 elsewhere; in proportion for other sizes."""
+    pixels = _PIXELS_AT_ONCE.get(inputs.device.type, _PIXELS_AT_ONCE_OTHER)
+    return max(1, pixels // (inputs.shape[-2] * inputs.shape[-1]))
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,7 @@ class MaskedPasses:
 
     def run(self, inputs: Float[Tensor, "n c h w"], target: Target, rule: MaskRule) -> MaskedScores:
         """Score each channel's masked image of each input for its target (None: the predicted class)."""
-        batch = self.settings.batch_size or _BATCH_SIZE.get(inputs.device.type, _BATCH_SIZE_OTHER)
+        batch = self.settings.batch_size or default_batch_size(inputs)
         activations, classes, logits = self._whole_images(inputs, target, batch)
         with torch.no_grad():
             network = self._network(inputs[:1], logits[:1])
