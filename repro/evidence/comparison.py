@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from repro.evidence.estimate import Estimate
 from repro.evidence.intervals import image_interval, mean_interval
+from repro.evidence.labels import own_label
 from repro.evidence.published import Metric, PublishedCell, PublishedTable, published_table
 from repro.evidence.record import Record, Row, Setting
 
@@ -99,7 +100,8 @@ def find_table(id: str) -> PublishedTable | None:
 
 def _key(method: str, metric: str, setting: object) -> tuple[str, str, str]:
     axes = sorted(setting.items()) if isinstance(setting, dict) else []
-    return method, metric, repr(axes)
+    # 0 and 0.0 are one setting, as in `repro.evidence.cells`.
+    return method, metric, repr([(name, float(value) if isinstance(value, int) else value) for name, value in axes])
 
 
 def _compare(
@@ -111,7 +113,7 @@ def _compare(
     )
     return CellComparison(
         method=source.method,
-        method_label=(table.methods.get(source.method) if table else None) or source.method.replace("_", " "),
+        method_label=(table.methods.get(source.method) if table else None) or own_label(source.method),
         metric=source.metric,
         metric_label=metric.label,
         unit=metric.unit,

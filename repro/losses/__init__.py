@@ -1,8 +1,6 @@
 """CAM entropy, PGD, WGAN-GP, DELTA and the DFG objectives."""
 
 from repro.losses.attack import AttackSettings, pgd_attack
-from repro.losses.ega import ega_loss
-from repro.losses.entropy import EntropyForm, cam_entropy
 from repro.losses.classification import (
     class_balanced_weights,
     classification_loss,
@@ -11,6 +9,8 @@ from repro.losses.classification import (
     sample_cross_entropy,
 )
 from repro.losses.delta import channel_attention, delta_regularizer, knockout_loss_increase
+from repro.losses.ega import ega_loss
+from repro.losses.entropy import EntropyForm, cam_entropy
 from repro.losses.filter_weights import (
     active_filters,
     blend_filter_weights,

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from repro.catalogue import Preset, Table
 from repro.errors import UserError
 from repro.evidence.comparison import CellComparison, compare, find_table
+from repro.evidence.labels import own_label
 from repro.evidence.provenance import (
     Provenance,
     device_name,
@@ -188,7 +189,7 @@ class Experiment:
         """The same mapping with method ids replaced by the names the table prints."""
         table = find_table(self.table.id)
         names = table.methods if table else {}
-        return {names.get(method, method.replace("_", " ")): value for method, value in values.items()}
+        return {names.get(method, own_label(method)): value for method, value in values.items()}
 
     def show_deviations(self) -> None:
         """Show what differs from the paper, as noted by `deviates`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -55,7 +56,7 @@ def map_gallery(
 
 def _show(axes: plt.Axes, picture: np.ndarray, title: str) -> None:
     axes.imshow(picture)
-    axes.set_title(title, fontsize=9, loc="center")
+    axes.set_title("\n".join(wrap(title, 18)), fontsize=9, loc="center")
     axes.set_xticks([])
     axes.set_yticks([])
     axes.grid(visible=False)
