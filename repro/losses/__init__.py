@@ -20,8 +20,11 @@ from repro.losses.filter_weights import (
 from repro.losses.wasserstein import critic_loss, generator_loss, gradient_penalty
 
 __all__ = [
+    "AttackSettings",
+    "EntropyForm",
     "active_filters",
     "blend_filter_weights",
+    "cam_entropy",
     "channel_attention",
     "class_balanced_weights",
     "class_filter_weights",
@@ -29,10 +32,12 @@ __all__ = [
     "classifier_objective",
     "critic_loss",
     "delta_regularizer",
+    "ega_loss",
     "generator_loss",
     "gradient_penalty",
     "inverse_frequency_weights",
     "knockout_loss_increase",
+    "pgd_attack",
     "sample_cross_entropy",
     "sample_filter_weights",
 ]

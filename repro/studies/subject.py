@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Self
 
 from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict
@@ -48,6 +49,11 @@ class SubjectSettings(BaseModel):
     """The explained class (reading scorecampp.target)."""
     seed: int = 0
     on_bad_image: Literal["stop", "skip"] = "stop"
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Any]) -> Self:
+        """The settings among a notebook's parameters; both use the same names."""
+        return cls(**{name: value for name, value in parameters.items() if name in cls.model_fields})
 
 
 @dataclass(frozen=True)
