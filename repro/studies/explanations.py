@@ -55,8 +55,17 @@ VIT_METHODS = ("gradcam", "gradcampp", "xgradcam", "layercam", "scorecam", "scor
 PAPER_METHODS = ("gradcam", "gradcampp", "xgradcam", "layercam", "scorecam", "auggradcampp", "scorecampp")
 
 
+OTHER_GATES = tuple(name for name, rule in SCORE_METHODS.items() if rule.rule.gate not in (None, "tanh"))
+GROUPS: tuple[tuple[str, ...], ...] = (
+    (*PAPER_METHODS, AREA_MATCHED, "scorecam_eq5", "scorecampp_mask_only", "scorecampp_eq10"),
+    *((name,) for name in OTHER_GATES),
+)
+"""Methods that are run together. The first group shares two runs of the masked passes among all it lists, so that
+Tables 1-4 and 6-8 of a network cost one; each other gate of Table 5 needs masked passes of its own."""
+
+
 class ExplanationConfig(RunConfig):
-    """Key of one set of scored explanations."""
+    """Key of one group of scored explanations."""
 
     kind: ClassVar[str] = "explanations"
     subject: SubjectSettings
@@ -78,7 +87,7 @@ class Explanations:
     methods: tuple[str, ...]
     tensors: dict[str, Tensor]
     """`original_…` (n,); `kept_…`, `removed_…`, `area`, `constant`, `insertion`, `deletion` (n, m)."""
-    result: RunResult
+    results: tuple[RunResult, ...]
 
     def column(self, name: str, method: str) -> Float[Tensor, " n"]:
         """One method's numbers.
@@ -160,18 +169,39 @@ def explain(
     insertion_steps: int = 0,
     augmented_copies: int = 8,
 ) -> Explanations:
-    """Explain every image by every method and score the explanations; finished work is loaded, not repeated."""
-    config = ExplanationConfig(
-        subject=subject.settings,
-        data=subject.images.manifest,
-        weights=subject.weights_key,
-        methods=tuple(methods),
-        faithfulness=settings.model_copy(update={"score_space": "probability"}),
-        insertion_steps=insertion_steps,
-        augmented_copies=augmented_copies,
-    )
-    result = store.run(config, _measuring(subject, config))
-    return Explanations(config.methods, result.tensors, result)
+    """Explain every image by the groups that hold `methods` and score the explanations.
+
+    Finished groups are loaded, not repeated.
+
+    Raises:
+        ValueError: a method that is in no group.
+    """
+    if unknown := sorted(set(methods) - {name for group in GROUPS for name in group}):
+        raise ValueError(f"unknown methods {unknown}; expected among {', '.join(n for g in GROUPS for n in g)}")
+    results: list[RunResult] = []
+    groups = [group for group in GROUPS if set(group) & set(methods)]
+    for group in groups:
+        config = ExplanationConfig(
+            subject=subject.settings,
+            data=subject.images.manifest,
+            weights=subject.weights_key,
+            methods=group,
+            # Scores are kept on both scales, so the scale is not part of the key.
+            faithfulness=settings.model_copy(update={"score_space": "probability"}),
+            insertion_steps=insertion_steps,
+            augmented_copies=augmented_copies,
+        )
+        results.append(store.run(config, _measuring(subject, config)))
+    return Explanations(tuple(name for group in groups for name in group), _beside(results), tuple(results))
+
+
+def _beside(results: Sequence[RunResult]) -> dict[str, Tensor]:
+    """Columns of all groups side by side; what has no columns (the original scores) is the same in each."""
+    first = results[0].tensors
+    return {
+        name: value if value.ndim == 1 else torch.cat([result.tensors[name] for result in results], dim=1)
+        for name, value in first.items()
+    }
 
 
 def _measuring(subject: Subject, config: ExplanationConfig) -> Callable[[Run], dict[str, Tensor]]:
