@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from repro.catalogue import PRESETS, Preset, all_tables, nearest, select
 from repro.errors import UserError
+from repro.project import code_root
 
 app = typer.Typer(
     help="Reproduction of EGA, DFG and ScoreCAM++: one notebook per table or figure.",
@@ -109,6 +111,23 @@ def report(preset: PresetOption = "smoke") -> None:
     from repro.batch.run import rebuild_report
 
     console.print(f"dashboard: {rebuild_report(_preset(preset))}")
+
+
+@app.command()
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="scripts of benchmarks/")] = None,
+) -> None:
+    """Compare speed and memory with the peers, side by side in one run; writes benchmarks/output/NAME.json.
+
+    The peers come with the `bench` extra: `make bench` installs them.
+    """
+    scripts = {path.stem: path for path in sorted((code_root() / "benchmarks").glob("*.py"))}
+    for name in names or scripts:
+        if name not in scripts:
+            raise UserError(f"no benchmark '{name}': {nearest(name, list(scripts))}")
+        console.rule(name)
+        if subprocess.run([sys.executable, str(scripts[name])], cwd=code_root()).returncode:
+            raise typer.Exit(1)
 
 
 def main() -> None:
