@@ -7,7 +7,7 @@ direction of the gap, the trend hold there? Values never transfer. A smoke run a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from repro.evidence.cells import CellAddress
@@ -127,11 +127,14 @@ class Judge:
         if self.smoke:
             reason = SMOKE_REASON
             return ClaimVerdict(claim, Verdict.not_comparable, None, False, parts, reason, None)
-        verdict = _worst((part.verdict for part in parts), _OWN_ORDER)
-        judged = _worst((part.judged for part in parts if part.judged), _OWN_ORDER) if _any_judged(parts) else None
+        verdict = _worst([part.verdict for part in parts])
+        found = [part.judged for part in parts if part.judged is not None]
+        judged = _worst(found) if found else None
         transfer = any(part.in_our_data is not None for part in parts)
         decider = deciding_part(parts, judged)
-        need = units_needed(self.measured, decider.requirement, decider.quantity) if _is_open(decider) else None
+        need = None
+        if decider is not None and decider.judged == Verdict.inconclusive:
+            need = units_needed(self.measured, decider.requirement, decider.quantity)
         reason = claim_sentence(claim, parts, decider, need)
         return ClaimVerdict(claim, verdict, judged, transfer, parts, reason, need)
 
@@ -235,7 +238,7 @@ def table_title(table_id: str) -> str:
     return f"{table.source}: {table.title}"
 
 
-_OWN_ORDER = (
+_ORDER = (
     Verdict.contradicted,
     Verdict.not_comparable,
     Verdict.not_run,
@@ -244,16 +247,8 @@ _OWN_ORDER = (
 )
 
 
-def _worst(verdicts: Iterable[Verdict], order: Sequence[Verdict]) -> Verdict:
-    return min(verdicts, key=order.index)
-
-
-def _any_judged(parts: Sequence[PartVerdict]) -> bool:
-    return any(part.judged is not None for part in parts)
-
-
-def _is_open(part: PartVerdict | None) -> bool:
-    return part is not None and part.judged == Verdict.inconclusive
+def _worst(verdicts: Sequence[Verdict]) -> Verdict:
+    return min(verdicts, key=_ORDER.index)
 
 
 def _favour(part: PartVerdict) -> float:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from repro.evidence.cells import CellAddress
 from repro.evidence.claims import Claim
-from repro.evidence.comparison import CellComparison
+from repro.evidence.comparison import CellComparison, find_table
 from repro.evidence.equivalence import Equivalence
 from repro.evidence.estimate import Estimate
 from repro.evidence.planning import Need
-from repro.evidence.published import Metric, published_table
+from repro.evidence.published import Metric
 from repro.evidence.requirements import Equals, Requirement
 from repro.evidence.verdicts import Verdict
 
@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 
 
 def metric_of(address: CellAddress) -> Metric:
-    """The column an address lies in."""
-    return published_table(address.table).metrics[address.metric]
+    """The column an address lies in; our own metrics go by their id."""
+    table = find_table(address.table)
+    own = Metric(label=address.metric.replace("_", " "), better="neither")
+    return table.metrics.get(address.metric, own) if table else own
 
 
 def row_label(address: CellAddress) -> str:
     """Method with its setting, e.g. "ScoreCAM++ (gate = tanh)"."""
-    label = published_table(address.table).methods.get(address.method, address.method)
+    table = find_table(address.table)
+    label = table.methods.get(address.method, address.method) if table else address.method
     axes = ", ".join(f"{name} = {value}" for name, value in address.setting)
     return f"{label} ({axes})" if axes else label
 

@@ -166,7 +166,7 @@ def _names(table_id: str, name: str) -> set[str]:
 def _source_line(
     table: PublishedTable, record: Record | None, axis: Literal["dataset", "network"]
 ) -> SettingComparison:
-    values = [setting[axis] for setting in table.settings if axis in setting] or [table.setup.get(axis)]
+    values: list[Any] = [setting[axis] for setting in table.settings if axis in setting] or [table.setup.get(axis)]
     if isinstance(values[0], Mapping):
         values = list(values[0].values())
     wanted = list(dict.fromkeys(str(value) for value in values if value is not None))

@@ -19,7 +19,7 @@ from repro.vocabulary import Preset
 
 Stated = dict[Preset, dict[str, Literal["supported", "contradicted", "inconclusive"]]]
 _OPPOSITE = {Verdict.supported: Verdict.contradicted, Verdict.contradicted: Verdict.supported}
-_HEADER = """# What the README states about the claims, per preset: claim id → verdict over the comparisons that were judged.
+_HEADER = """# What the README states about the claims, per preset: claim id → verdict over the judged comparisons.
 # Written by `repro verdicts --state`; `pytest --claims reports/<preset>` fails where the records say the opposite.
 """
 
