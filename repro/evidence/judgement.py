@@ -21,7 +21,7 @@ from repro.evidence.published import Paper, published_table
 from repro.evidence.record import Record
 from repro.evidence.requirements import Equals, Exceeds, Requirement
 from repro.evidence.sentences import cell_sentence, claim_sentence
-from repro.evidence.settings import decisive_differences, expected_source, source_differences
+from repro.evidence.settings import Difference, decisive_differences, expected_source, source_differences
 from repro.evidence.verdicts import Verdict
 
 SMOKE_REASON = "A smoke run checks the plumbing on embedded data; it never gets a verdict."
@@ -50,7 +50,7 @@ class PartVerdict:
     verdict: Verdict
     in_our_data: Verdict | None
     quantity: Estimate | None
-    differences: tuple[str, ...] = ()
+    differences: tuple[Difference, ...] = ()
 
     @property
     def judged(self) -> Verdict | None:
@@ -112,7 +112,7 @@ class Judge:
     def __init__(self, records: Mapping[str, Record]) -> None:
         self.measured = Measurements(records)
         self.smoke = any(record.preset == "smoke" for record in records.values())
-        self._decisive = {id: tuple(d.sentence for d in decisive_differences(r)) for id, r in records.items()}
+        self._decisive = {id: tuple(decisive_differences(r)) for id, r in records.items()}
 
     def cells(self, table_id: str) -> list[CellVerdict]:
         """A verdict for every printed cell of a table, in printed order."""
@@ -146,7 +146,7 @@ class Judge:
         """The claims that rest on at least one cell of a table."""
         return [self.claim(claim) for claim in claims_for(table_id)]
 
-    def differences(self, address: CellAddress) -> tuple[str, ...]:
+    def differences(self, address: CellAddress) -> tuple[Difference, ...]:
         """Why a measured cell is not comparable with the printed one; empty if it is."""
         record = self.measured.records[address.table]
         own = source_differences(address, self.measured.rows(address), record)
@@ -176,7 +176,9 @@ class Judge:
             return PartVerdict(requirement, requirement.judge(quantity, exact=False), None, quantity)
         return self._transferred(requirement, quantity, differences)
 
-    def _transferred(self, requirement: Requirement, quantity: Estimate, differences: tuple[str, ...]) -> PartVerdict:
+    def _transferred(
+        self, requirement: Requirement, quantity: Estimate, differences: tuple[Difference, ...]
+    ) -> PartVerdict:
         """What our data say on an ordering, or on the direction of a gap; a value does not transfer."""
         judged = None
         direction = direction_of(requirement)

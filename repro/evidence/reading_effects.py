@@ -23,6 +23,13 @@ class ReadingEffect:
     baseline: str
     difference: PairedValues
 
+    @property
+    def cell_without_axis(self) -> CellAddress:
+        """The cell as it is called without the option."""
+        axis = self.reading.id.rpartition(".")[2]
+        setting = {name: value for name, value in self.cell.setting if name != axis}
+        return CellAddress.of(self.cell.table, self.cell.method, self.cell.metric, setting)
+
 
 def options_run(reading: Reading, records: dict[str, Record]) -> dict[str, list[str]]:
     """Option → ids of the records that had it in force, as the records say."""

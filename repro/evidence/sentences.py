@@ -13,6 +13,7 @@ from repro.evidence.estimate import Estimate
 from repro.evidence.planning import Need
 from repro.evidence.published import Metric
 from repro.evidence.requirements import Equals, Requirement
+from repro.evidence.settings import Difference
 from repro.evidence.verdicts import Verdict
 
 if TYPE_CHECKING:
@@ -28,10 +29,26 @@ def metric_of(address: CellAddress) -> Metric:
 
 def row_label(address: CellAddress) -> str:
     """Method with its setting, e.g. "ScoreCAM++ (gate = tanh)"."""
+    axes = ", ".join(f"{name} = {value}" for name, value in address.setting)
+    return f"{_method(address)} ({axes})" if axes else _method(address)
+
+
+def _method(address: CellAddress) -> str:
     table = find_table(address.table)
     label = table.methods.get(address.method, address.method) if table else address.method
-    axes = ", ".join(f"{name} = {value}" for name, value in address.setting)
-    return f"{label} ({axes})" if axes else label
+    return label.removesuffix(" (ours)")  # printed by the paper of itself; here it would read as our run
+
+
+def _side_by_side(rows: Sequence[CellAddress]) -> tuple[list[str], str]:
+    """Names of compared rows, and what their settings share, so that it is said once."""
+    shared = [axis for axis in rows[0].setting if all(axis in row.setting for row in rows)]
+    names = []
+    for row in rows:
+        own = ", ".join(f"{name} = {value}" for name, value in row.setting if (name, value) not in shared)
+        names.append(f"{_method(row)} ({own})" if own else _method(row))
+    if len(set(names)) < len(names):  # one row of two tables
+        names = [f"{name} of {row.table.partition('/')[2]}" for name, row in zip(names, rows, strict=True)]
+    return names, ", ".join(f"{name} = {value}" for name, value in shared)
 
 
 def number(estimate: Estimate, unit: str = "") -> str:
@@ -45,15 +62,23 @@ def number(estimate: Estimate, unit: str = "") -> str:
 
 
 def requirement_text(requirement: Requirement) -> str:
-    """What a part of a claim demands, e.g. "ScoreCAM++ ahead of LayerCAM in Average Drop"."""
-    metric = metric_of(requirement.cells[0]).label
+    """What a part of a claim demands, e.g. "ScoreCAM++ lower than LayerCAM in Average Drop"."""
+    names, shared = _side_by_side(_compared(requirement))
+    metric = metric_of(requirement.cells[0]).label + (f" ({shared})" if shared else "")
     if isinstance(requirement, Equals):
-        if requirement.minus is None:
-            return f"{metric} of {row_label(requirement.cell)} is {requirement.quoted}"
-        return f"{metric}: {row_label(requirement.cell)} minus {row_label(requirement.minus)} is {requirement.quoted}"
-    direction = {"lower": "lower", "higher": "higher"}[requirement.direction]
+        return f"{metric} of {names[0]}{f' minus that of {names[1]}' if names[1:] else ''} is {requirement.quoted}"
     margin = f" by more than {requirement.margin:g}" if requirement.margin else ""
-    return f"{row_label(requirement.better)} {direction}{margin} than {row_label(requirement.worse)} in {metric}"
+    return f"{names[0]} {requirement.direction}{margin} than {names[1]} in {metric}"
+
+
+def short_text(requirement: Requirement) -> str:
+    """The compared rows and the metric, e.g. "ScoreCAM++ vs LayerCAM, Average Drop"."""
+    names, shared = _side_by_side(_compared(requirement))
+    return ", ".join([" vs ".join(names), metric_of(requirement.cells[0]).label, *([shared] if shared else [])])
+
+
+def _compared(requirement: Requirement) -> Sequence[CellAddress]:
+    return requirement.cells if isinstance(requirement, Equals) else (requirement.better, requirement.worse)
 
 
 def part_text(part: PartVerdict) -> str:
@@ -61,8 +86,19 @@ def part_text(part: PartVerdict) -> str:
     if part.quantity is None:
         return "not measured"
     unit = metric_of(part.requirement.cells[0]).unit
-    name = "difference" if len(part.requirement.cells) == 2 else "value"
+    pair = "difference" if isinstance(part.requirement, Equals) else "advantage"
+    name = pair if len(part.requirement.cells) == 2 else "value"
     return f"{name} {number(part.quantity, unit)}, n = {part.quantity.n}, {part.quantity.method}"
+
+
+def differences_text(differences: Sequence[Difference]) -> str:
+    """E.g. "data set scenes (paper: cub, ilsvrc); network small_cnn (paper: vgg16)", each name once."""
+    grouped: dict[tuple[str, str], list[str]] = {}
+    for difference in differences:
+        printed = grouped.setdefault((difference.name, difference.run), [])
+        if difference.paper not in printed:
+            printed.append(difference.paper)
+    return "; ".join(f"{name} {run} (paper: {', '.join(printed)})" for (name, run), printed in grouped.items())
 
 
 def claim_sentence(claim: Claim, parts: Sequence[PartVerdict], decider: PartVerdict | None, need: Need | None) -> str:
@@ -82,9 +118,9 @@ def claim_sentence(claim: Claim, parts: Sequence[PartVerdict], decider: PartVerd
         pieces.append(f"{len(missing)} of {len(parts)} comparisons were not run (they involve {shown}).")
     if need is not None:
         pieces.append(need.sentence)
-    differences = list(dict.fromkeys(sentence for part in parts for sentence in part.differences))
+    differences = [difference for part in parts for difference in part.differences]
     if differences:
-        pieces.append(f"Not the paper's setting: {'; '.join(differences)}.")
+        pieces.append(f"Not the paper's setting: {differences_text(differences)}.")
     return " ".join(pieces)
 
 
@@ -97,10 +133,10 @@ def _silence(claim: Claim) -> str:
     return "The rows this compares were run on different data or networks, so the comparison means nothing."
 
 
-def cell_sentence(cell: CellComparison, differences: Sequence[str], outcome: Equivalence | None) -> str:
+def cell_sentence(cell: CellComparison, differences: Sequence[Difference], outcome: Equivalence | None) -> str:
     """Why a cell has its verdict."""
     if outcome is None:
-        return "; ".join(differences) + "."
+        return f"Not the paper's setting: {differences_text(differences)}."
     return (
         f"Ours {cell.ours_text} against {cell.published_text}: the interval must lie within "
         f"± {outcome.margin:g} (margin) ± {outcome.rounding:g} (rounding)."

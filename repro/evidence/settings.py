@@ -65,6 +65,15 @@ class PaperSettings(StrictModel):
 
 
 @dataclass(frozen=True)
+class Difference:
+    """One way in which a run is not what the paper did."""
+
+    name: str
+    run: str
+    paper: str
+
+
+@dataclass(frozen=True)
 class SettingComparison:
     """One line of the difference list."""
 
@@ -75,11 +84,6 @@ class SettingComparison:
     place: str
     decisive: bool
     state: State
-
-    @property
-    def sentence(self) -> str:
-        """E.g. "data set: imagenet_sample here, imagenet in the paper"."""
-        return f"{self.name}: {self.run} here, {self.paper} in the paper"
 
 
 @cache
@@ -130,23 +134,29 @@ def compare_settings(table_id: str, record: Record | None) -> list[SettingCompar
     return lines
 
 
-def decisive_differences(record: Record) -> list[SettingComparison]:
-    """Settings other than data set and network whose difference makes a record not comparable."""
-    lines = compare_settings(record.id, record)
-    return [line for line in lines if line.decisive and line.state == "differs" and line.name not in _SOURCE_NAMES]
+def decisive_differences(record: Record) -> list[Difference]:
+    """Settings other than data set and network whose difference makes a record not comparable.
+
+    Outside the paper preset, a decisive setting that the record does not name counts as different.
+    """
+    silent = "differs" if record.preset == "paper" else "not recorded"
+    lines = [line for line in compare_settings(record.id, record) if line.name not in _SOURCE_NAMES]
+    found = [line for line in lines if line.decisive and line.state in ("differs", silent)]
+    return [Difference(line.name, line.run, line.paper) for line in found]
 
 
-def source_differences(address: CellAddress, rows: Sequence[Row], record: Record) -> list[str]:
-    """Sentences on how the data set or network behind measured rows differs from that of the printed cell."""
-    sentences = []
+def source_differences(address: CellAddress, rows: Sequence[Row], record: Record) -> list[Difference]:
+    """How the data set or network behind measured rows differs from that of the printed cell."""
+    differences = []
     actual = [sorted({row.dataset for row in rows}), sorted({row.network for row in rows})]
     for name, wanted, found in zip(_SOURCE_NAMES, expected_source(address), actual, strict=True):
+        run = ", ".join(found) or "not recorded"
         if wanted is None:
             if record.preset != "paper":
-                sentences.append(f"{name}: {', '.join(found)} here, not named in the paper")
+                differences.append(Difference(name, run, "not named"))
         elif not set(found) <= _names(address.table, wanted):
-            sentences.append(f"{name}: {', '.join(found)} here, {wanted} in the paper")
-    return sentences
+            differences.append(Difference(name, run, wanted))
+    return differences
 
 
 _SOURCE_NAMES = ("data set", "network")

@@ -26,7 +26,6 @@ from repro.report.verdict_views import (
     claim_plots,
     counts,
     effect_plots,
-    scope_text,
     short_id,
     tone,
 )
@@ -99,7 +98,6 @@ def _write_claims(folder: Path, preset: Preset, paper: Paper, judge: Judge, verd
         "judged": counts(verdict.judged for verdict in verdicts if verdict.scope),
         "plots": claim_plots(verdicts),
         "sections": [_section(folder, table, judge, verdicts) for table in tables_of(paper)] if verdicts else [],
-        "scope_text": scope_text,
         "short_id": short_id,
         "tone": tone,
     }

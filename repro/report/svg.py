@@ -15,8 +15,8 @@ MARKER_SHAPES = (
 )
 """Circle, square, triangle, diamond: told apart without colour."""
 
-WIDTH, LABEL_WIDTH, MARK_WIDTH, ROW_HEIGHT = 900, 360, 130, 24
-_LABEL_LETTERS = 54
+WIDTH, LABEL_WIDTH, MARK_WIDTH, ROW_HEIGHT = 1080, 470, 140, 24
+_LABEL_LETTERS = 60
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def scatter_plot(points: Sequence[Point], title: str, x_axis: str, y_axis: str) 
 def _interval_row(row: IntervalRow, scale: Scale, height: float) -> list[str]:
     shown = row.label if len(row.label) <= _LABEL_LETTERS else row.label[: _LABEL_LETTERS - 1] + "…"
     parts = [f"<g><title>{escape(row.label)}: {escape(_numbers(row))}</title>"]
-    parts.append(_text(LABEL_WIDTH - 10, height + 4, shown, "end"))
+    parts.append(_text(2, height + 4, shown, "start"))
     if row.band:
         left, right = scale(-row.band), scale(row.band)
         parts.append(f'<rect class="band" x="{left:.1f}" y="{height - 9}" width="{right - left:.1f}" height="18"/>')

@@ -9,7 +9,7 @@ from repro.evidence.judgement import CellVerdict, ClaimVerdict, PartVerdict, mar
 from repro.evidence.published import rounding_interval
 from repro.evidence.reading_effects import ReadingEffect
 from repro.evidence.requirements import Equals
-from repro.evidence.sentences import metric_of, requirement_text, row_label
+from repro.evidence.sentences import metric_of, row_label, short_text
 from repro.evidence.verdicts import Verdict
 from repro.report.svg import IntervalRow, Point, interval_plot, scatter_plot
 from repro.report.tables import data_table
@@ -43,7 +43,7 @@ def claim_table(caption: str, verdicts: Sequence[ClaimVerdict]) -> str:
         for v in verdicts
     ]
     columns = ["claim", "in the paper's setting", "in our data or the measured part", "why"]
-    return data_table(caption, columns, rows).replace('class="data"', 'class="verdicts"')
+    return data_table(caption, columns, rows).replace('class="data"', 'class="wrapped"')
 
 
 def counts(verdicts: Iterable[Verdict | None]) -> list[tuple[Verdict, int]]:
@@ -83,7 +83,7 @@ def _claim_row(verdict: ClaimVerdict, part: PartVerdict) -> IntervalRow:
         low, high = rounding_interval(requirement.quoted)
         origin, band = float(requirement.quoted), requirement.tolerance + (high - low) / 2
     return IntervalRow(
-        label=f"{short_id(verdict)}: {requirement_text(requirement)}",
+        label=f"{part.judged.symbol} {short_id(verdict)}: {short_text(requirement)}",
         value=part.quantity.value - origin,
         low=part.quantity.low - origin,
         high=part.quantity.high - origin,
@@ -129,7 +129,7 @@ def _effect_plot(table: str, reading: str, metric: str, baseline: str, effects: 
         interval = effect.difference.interval
         apart = interval.low > 0 or interval.high < 0
         mark = "changes it" if apart else "no clear change"
-        label = f"{row_label(effect.cell)}: {effect.option}"
+        label = f"{row_label(effect.cell_without_axis)}: {effect.option}"
         rows.append(IntervalRow(label, interval.value, interval.low, interval.high, mark, "open" if apart else "none"))
     column = metric_of(effects[0].cell)
     title = f"{table}: {column.label}, other options of {reading} minus “{baseline}”"
