@@ -53,6 +53,11 @@ class PartVerdict:
     differences: tuple[Difference, ...] = ()
 
     @property
+    def is_quoted(self) -> bool:
+        """Whether it is about a number the text quotes, not about an ordering."""
+        return isinstance(self.requirement, Equals)
+
+    @property
     def judged(self) -> Verdict | None:
         """The verdict by measured numbers, in whichever setting; None where there is none."""
         if self.verdict in (Verdict.not_comparable, Verdict.not_run):

@@ -72,8 +72,10 @@ def requirement_text(requirement: Requirement) -> str:
 
 
 def short_text(requirement: Requirement) -> str:
-    """The compared rows and the metric, e.g. "ScoreCAM++ vs LayerCAM, Average Drop"."""
+    """The row the paper puts ahead, its rival and the metric, e.g. "ScoreCAM++ vs LayerCAM, Average Drop"."""
     names, shared = _side_by_side(_compared(requirement))
+    if isinstance(requirement, Equals) and metric_of(requirement.cell).better == "lower":
+        names = names[::-1]  # the larger error comes first in a quoted gap
     return ", ".join([" vs ".join(names), metric_of(requirement.cells[0]).label, *([shared] if shared else [])])
 
 
@@ -107,7 +109,8 @@ def claim_sentence(claim: Claim, parts: Sequence[PartVerdict], decider: PartVerd
     pieces = []
     if decider is not None:
         lead = "Least favourable comparison" if len(parts) > 1 else "Measured"
-        pieces.append(f"{lead}: {requirement_text(decider.requirement)} — {part_text(decider)}.")
+        asked = " (only its direction is asked here)" if decider.in_our_data and decider.is_quoted else ""
+        pieces.append(f"{lead}: {requirement_text(decider.requirement)}{asked} — {part_text(decider)}.")
     elif len(missing) == len(parts):
         pieces.append("No record holds the rows this claim needs.")
     else:
