@@ -10,6 +10,7 @@ from repro.evidence.claims import Claim
 from repro.evidence.comparison import CellComparison, find_table
 from repro.evidence.equivalence import Equivalence
 from repro.evidence.estimate import Estimate
+from repro.evidence.labels import own_label
 from repro.evidence.planning import Need
 from repro.evidence.published import Metric
 from repro.evidence.requirements import Equals, Requirement
@@ -35,7 +36,7 @@ def row_label(address: CellAddress) -> str:
 
 def _method(address: CellAddress) -> str:
     table = find_table(address.table)
-    label = table.methods.get(address.method, address.method) if table else address.method
+    label = (table.methods.get(address.method) if table else None) or own_label(address.method)
     return label.removesuffix(" (ours)")  # printed by the paper of itself; here it would read as our run
 
 
