@@ -18,7 +18,6 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from repro.catalogue import Preset, Table
 from repro.errors import UserError
 from repro.evidence.comparison import CellComparison, compare, find_table
-from repro.evidence.judgement import Judge
 from repro.evidence.labels import own_label
 from repro.evidence.provenance import (
     Provenance,
@@ -28,12 +27,11 @@ from repro.evidence.provenance import (
     library_versions,
     peak_memory,
 )
-from repro.evidence.record import Figure, Record, Row, records_in
+from repro.evidence.record import Figure, Record, Row
 from repro.parameters import check_values, parameters_hash, read_parameters
-from repro.project import reports_root
 from repro.report.figures import use_house_style
 from repro.report.tables import bullet_list, comparison_table, key_value_table
-from repro.report.verdict_views import SMOKE_SENTENCE, claim_table
+from repro.report.verdict_views import notebook_verdicts
 
 T = TypeVar("T")
 
@@ -188,15 +186,7 @@ class Experiment:
         Claims that reach into other tables use the records those left under the same preset. A smoke run shows one
         plain sentence instead.
         """
-        if self.preset == "smoke":
-            display(HTML(bullet_list([SMOKE_SENTENCE])))
-            return
-        records = {**records_in(reports_root() / self.preset), self.table.id: self.record()}
-        verdicts = Judge(records).claims_of_table(self.table.id)
-        if verdicts:
-            display(HTML(claim_table(f"Claims that rest on {self.table.title}", verdicts)))
-        else:
-            display(HTML(bullet_list([f"No claim of the paper rests on {self.table.title}."])))
+        display(HTML(notebook_verdicts(self.record())))
 
     def find(self, sentences: Iterable[str]) -> None:
         """Note and show findings: sentences made from measured numbers by rule, never typed."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from repro.evidence.judgement import CellVerdict, ClaimVerdict, PartVerdict, margin_of
+from repro.evidence.judgement import CellVerdict, ClaimVerdict, Judge, PartVerdict, margin_of
 from repro.evidence.published import rounding_interval
 from repro.evidence.reading_effects import ReadingEffect
+from repro.evidence.record import Record, records_in
 from repro.evidence.requirements import Equals
 from repro.evidence.sentences import metric_of, row_label, short_text
 from repro.evidence.verdicts import Verdict
+from repro.project import reports_root
 from repro.report.svg import IntervalRow, Point, interval_plot, scatter_plot
-from repro.report.tables import data_table
+from repro.report.tables import bullet_list, data_table
 
 SMOKE_SENTENCE = (
     "This is a smoke run on embedded data: it checks that everything works and says nothing about the paper. "
@@ -44,6 +46,20 @@ def claim_table(caption: str, verdicts: Sequence[ClaimVerdict]) -> str:
     ]
     columns = ["claim", "in the paper's setting", "in our data or the measured part", "why"]
     return data_table(caption, columns, rows).replace('class="data"', 'class="wrapped"')
+
+
+def notebook_verdicts(record: Record) -> str:
+    """What a notebook shows after its result: the claims on its table, or why there are no answers.
+
+    Claims that reach into other tables use the records those left under the same preset.
+    """
+    if record.preset == "smoke":
+        return bullet_list([SMOKE_SENTENCE])
+    records = {**records_in(reports_root() / record.preset), record.id: record}
+    verdicts = Judge(records).claims_of_table(record.id)
+    if not verdicts:
+        return bullet_list([f"No claim of the paper rests on {record.title}."])
+    return claim_table(f"Claims that rest on {record.title}", verdicts)
 
 
 def counts(verdicts: Iterable[Verdict | None]) -> list[tuple[Verdict, int]]:
