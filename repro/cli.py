@@ -106,8 +106,27 @@ def data_prepare(
 
 
 @app.command()
+def verdicts(
+    preset: PresetOption = "quick",
+    paper: Annotated[list[str] | None, typer.Option("--paper", help="ega, dfg or scorecampp; repeatable")] = None,
+    state: Annotated[bool, typer.Option("--state", help="write today's verdicts to docs/stated.yaml")] = False,
+) -> None:
+    """Say for every claim of the papers whether the records support it, contradict it, or leave it open.
+
+    A smoke run never gets a verdict. `--state` fixes what the README may say; `pytest --claims reports/quick` checks
+    it later.
+    """
+    from repro.report.terminal import print_verdicts, state_verdicts
+
+    chosen = _preset(preset)
+    print_verdicts(chosen, paper or [], console)
+    if state:
+        console.print(state_verdicts(chosen), markup=False)
+
+
+@app.command()
 def report(preset: PresetOption = "smoke") -> None:
-    """Rebuild HTML and dashboard from the executed notebooks and records; nothing is run."""
+    """Rebuild HTML, dashboard and (quick, paper) RESULTS.md from notebooks and records; nothing is run."""
     from repro.batch.run import rebuild_report
 
     console.print(f"dashboard: {rebuild_report(_preset(preset))}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -59,6 +60,8 @@ def sample_key(method: str, metric: str, seed: int | None, setting: Setting | No
 def estimate(rows: Sequence[Row], record: Record) -> Estimate:
     """One cell's number over its seeds, or over its images where there is one seed.
 
+    A single value without images or an interval of its own gets an unbounded one, on which nothing can be decided.
+
     Raises:
         ValueError: `rows` is empty.
     """
@@ -71,9 +74,9 @@ def estimate(rows: Sequence[Row], record: Record) -> Estimate:
     sample = record.samples.get(sample_key(row.method, row.metric, row.seed, row.setting))
     if sample is not None and len(sample) > 1:
         return image_interval(sample, bounds=(0.0, 100.0) if set(sample) <= {0.0, 100.0} else None)
-    low = row.value if row.low is None else row.low
-    high = row.value if row.high is None else row.high
-    return Estimate(row.value, low, high, row.n or 1, "as recorded")
+    if row.low is None or row.high is None:
+        return Estimate(row.value, -math.inf, math.inf, 1, "one value, no interval")
+    return Estimate(row.value, row.low, row.high, row.n or 1, "as recorded")
 
 
 def compare(record: Record) -> list[CellComparison]:

@@ -124,3 +124,15 @@ def record_of(table: Table, preset: Preset) -> Record | None:
         return load_record(table.report(preset))
     except InvalidRecord:
         return None
+
+
+def records_in(folder: Path) -> dict[str, Record]:
+    """Every valid record of a preset's folder (`reports/<preset>`), by table id."""
+    found = {}
+    for path in sorted(folder.glob(f"*/*/{FILE_NAME}")):
+        try:
+            record = load_record(path.parent)
+        except InvalidRecord:
+            continue  # the dashboard shows such a table as failed or not run
+        found[record.id] = record
+    return found

@@ -12,7 +12,9 @@ from repro.evidence.provenance import inputs_hash
 from repro.evidence.record import Record, record_of
 from repro.files import write_text
 from repro.project import reports_root
+from repro.report.evidence_pages import page_links, write_evidence_pages
 from repro.report.html import environment, stylesheet
+from repro.report.verdict_views import tone
 
 PAPER_TITLES = {
     "scorecampp": "ScoreCAM++ — Reliable or Deceptive? Investigating Gated Features for Smooth Visual Explanations",
@@ -68,8 +70,9 @@ def dashboard_row(table: Table, preset: Preset) -> DashboardRow:
 
 
 def write_dashboard(preset: Preset) -> Path:
-    """Write `reports/<preset>/index.html` and return its path."""
+    """Write `reports/<preset>/index.html` with the pages it links to, and return its path."""
     target = reports_root() / preset / "index.html"
+    summaries = write_evidence_pages(preset)
     rows = [dashboard_row(table, preset) for table in all_tables()]
     papers = [(PAPER_TITLES[paper], [row for row in rows if row.table.paper == paper]) for paper in PAPERS]
     page = environment().get_template("dashboard.html.j2")
@@ -79,6 +82,9 @@ def write_dashboard(preset: Preset) -> Path:
         "papers": [(title, group) for title, group in papers if group],
         "preset": preset,
         "smoke": preset == "smoke",
+        "summaries": summaries,
+        "pages": page_links()[1:],
+        "tone": tone,
         "valid": sum(row.record is not None for row in rows),
         "total": len(rows),
     }

@@ -31,6 +31,7 @@ from repro.evidence.record import Figure, Record, Row
 from repro.parameters import check_values, parameters_hash, read_parameters
 from repro.report.figures import use_house_style
 from repro.report.tables import bullet_list, comparison_table, key_value_table
+from repro.report.verdict_views import notebook_verdicts
 
 T = TypeVar("T")
 
@@ -178,6 +179,14 @@ class Experiment:
         """Show paper and ours side by side, for all metrics or the named ones."""
         cells = [cell for cell in self.compare() if metrics is None or cell.metric in metrics]
         display(HTML(comparison_table(caption, cells)))
+
+    def show_verdicts(self) -> None:
+        """Show what this run, with the saved records it is compared with, says on the paper's claims.
+
+        Claims that reach into other tables use the records those left under the same preset. A smoke run shows one
+        plain sentence instead.
+        """
+        display(HTML(notebook_verdicts(self.record())))
 
     def find(self, sentences: Iterable[str]) -> None:
         """Note and show findings: sentences made from measured numbers by rule, never typed."""
