@@ -13,6 +13,7 @@ from repro.catalogue import Preset, all_tables
 from repro.evidence.attempt import load_attempt
 from repro.report.dashboard import write_dashboard
 from repro.report.html import export_notebook
+from repro.report.readme import update_readme
 from repro.report.results import write_results
 
 INTERRUPTED = 130
@@ -51,7 +52,7 @@ def _summarise(outcomes: Sequence[Outcome], dashboard: Path, console: Console) -
 
 
 def rebuild_report(preset: Preset) -> Path:
-    """Export every executed notebook again, rebuild the dashboard and `RESULTS.md`; returns the dashboard's path."""
+    """Export every executed notebook again, rebuild the dashboard, `RESULTS.md` and the README's table; returns the dashboard's path."""
     for table in all_tables():
         folder = table.report(preset)
         if (folder / "notebook.ipynb").exists():
@@ -60,4 +61,5 @@ def rebuild_report(preset: Preset) -> Path:
             export_notebook(folder / "notebook.ipynb", folder / "index.html", table.title, error)
     if preset != "smoke":
         write_results()
+        update_readme(preset)
     return write_dashboard(preset)
