@@ -52,7 +52,7 @@ def _summarise(outcomes: Sequence[Outcome], dashboard: Path, console: Console) -
 
 
 def rebuild_report(preset: Preset) -> Path:
-    """Export every executed notebook again; rebuild dashboard, `RESULTS.md` and README. Returns the dashboard's path."""
+    """Export every executed notebook again, dashboard, `RESULTS.md`, README. Returns the dashboard's path."""
     for table in all_tables():
         folder = table.report(preset)
         if (folder / "notebook.ipynb").exists():

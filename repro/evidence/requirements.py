@@ -6,7 +6,7 @@ level α (intersection-union test), so no correction for multiplicity is needed 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from repro.evidence.cells import CellAddress, SettingValue
 from repro.evidence.estimate import Estimate
@@ -19,6 +19,7 @@ Direction = Literal["lower", "higher"]
 _TOUCH = 1e-9
 
 
+@runtime_checkable
 class Lookup(Protocol):
     """Gives the estimate of one cell, or None where it was not measured or printed."""
 
@@ -26,6 +27,7 @@ class Lookup(Protocol):
         """Estimate of (method, metric, setting) in `table`."""
 
 
+@runtime_checkable
 class PairedDifference(Protocol):
     """Gives the interval of first minus second cell from paired data, or None where the two are unpaired."""
 

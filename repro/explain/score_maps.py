@@ -1,7 +1,7 @@
 """From masked scores to maps: weights times channels, summed. No forward pass happens here."""
 
 from collections.abc import Mapping
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -23,6 +23,7 @@ SummedMap = Literal["lowres", "upsampled"]
 _CHANNELS_AT_ONCE = 32  # gated channels of input size held in memory while summing
 
 
+@runtime_checkable
 class ScoreMapSettings(Protocol):
     """What Score-CAM's and ScoreCAM++'s settings have in common."""
 

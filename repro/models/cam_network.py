@@ -67,11 +67,11 @@ class CAMNetwork(nn.Module):
         """
         return self.classify(self.features(images))
 
-    def features(self, images: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n width h w"]:
+    def features(self, images: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n channels h w"]:
         """The last convolutional features f_k of eq. 1."""
         return self.neck(self.backbone(images))
 
-    def classify(self, features: Float[Tensor, "n width h w"]) -> CAMOutput:
+    def classify(self, features: Float[Tensor, "n channels h w"]) -> CAMOutput:
         """Maps and logits of last convolutional features."""
         if isinstance(self.classifier, nn.Linear):
             maps = F.conv2d(features, self.classifier.weight[:, :, None, None])
