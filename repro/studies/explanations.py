@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from torch import Tensor
 from repro.explain import (
     AugmentationSettings,
     AugmentedGradCAMPlusPlus,
+    EngineSettings,
     GradCAM,
     GradCAMPlusPlus,
     LayerCAM,
@@ -49,6 +50,7 @@ SCORE_METHODS: Mapping[str, ScoreMapSettings] = {
 }
 AREA_MATCHED = "scorecam_area_matched"
 """Control: Score-CAM's map to a power, so that its mean area is ScoreCAM++'s on every image."""
+Precision = Literal["float32", "bfloat16"]
 BATCH_OF_IMAGES = 4
 
 VIT_METHODS = ("gradcam", "gradcampp", "xgradcam", "layercam", "scorecam", "scorecampp")
@@ -78,6 +80,8 @@ class ExplanationConfig(RunConfig):
     """Steps of the insertion and deletion curves, 0 to leave them out."""
     augmented_copies: int
     """Copies of Augmented Grad-CAM++."""
+    precision: Precision
+    """Of the masked passes; the metrics themselves are always scored in float32."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,11 @@ class _Rows:
 
 
 def make_maps(
-    subject: Subject, part: slice, methods: Sequence[str], augmented_copies: int = 8
+    subject: Subject,
+    part: slice,
+    methods: Sequence[str],
+    augmented_copies: int = 8,
+    precision: Precision = "float32",
 ) -> dict[str, Float[Tensor, "k 1 h w"]]:
     """Raw maps (>= 0, input size) of a slice of the subject's images, by method id.
 
@@ -145,7 +153,8 @@ def make_maps(
     if AREA_MATCHED in methods:
         scored |= {name: SCORE_METHODS[name] for name in ("scorecam", "scorecampp")}
     if scored:
-        maps |= shared_score_maps(MaskedPasses(network, layer), inputs, scored, targets)
+        engine = EngineSettings(dtype=torch.bfloat16 if precision == "bfloat16" else None)
+        maps |= shared_score_maps(MaskedPasses(network, layer, settings=engine), inputs, scored, targets)
     if AREA_MATCHED in methods:
         maps[AREA_MATCHED] = match_area(maps["scorecam"], maps["scorecampp"])
     return {name: maps[name] for name in methods}
@@ -168,6 +177,7 @@ def explain(
     *,
     insertion_steps: int = 0,
     augmented_copies: int = 8,
+    precision: Precision = "float32",
 ) -> Explanations:
     """Explain every image by the groups that hold `methods` and score the explanations.
 
@@ -190,6 +200,7 @@ def explain(
             faithfulness=settings.model_copy(update={"score_space": "probability"}),
             insertion_steps=insertion_steps,
             augmented_copies=augmented_copies,
+            precision=precision,
         )
         results.append(store.run(config, _measuring(subject, config)))
     return Explanations(tuple(name for group in groups for name in group), _beside(results), tuple(results))
@@ -217,7 +228,7 @@ def _measuring(subject: Subject, config: ExplanationConfig) -> Callable[[Run], d
 
 
 def _score_batch(subject: Subject, part: slice, config: ExplanationConfig) -> dict[str, Tensor]:
-    raw = make_maps(subject, part, config.methods, config.augmented_copies)
+    raw = make_maps(subject, part, config.methods, config.augmented_copies, config.precision)
     maps = torch.cat(list(raw.values()), dim=1)
     inputs, targets = subject.inputs(part), subject.targets[part]
     common: dict[str, Any] = {"normalisation": subject.classifier.normalisation}
