@@ -219,6 +219,14 @@ def test_pytest_claims_fails_only_on_the_opposite(pages, pytester):
     found.stdout.fnmatch_lines(["*we state contradicted, the records say ≠ not comparable; in our data*supported*"])
 
 
+def test_where_nothing_is_stated_nothing_is_wrong(pages, pytester):
+    file = pytester.path / "stated.yaml"
+    arguments = ["-p", "repro.claims_plugin", "--claims", pages / "reports/quick", "--stated", file]
+    assert pytester.runpytest(*arguments).ret == pytest.ExitCode.USAGE_ERROR
+    file.write_text("{}")
+    assert pytester.runpytest(*arguments).ret == pytest.ExitCode.OK
+
+
 def imported(path):
     """Names of the modules a file imports when it is loaded."""
     for node in ast.parse(path.read_text()).body:
