@@ -35,6 +35,12 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
         items[:] = list(_Statements.from_parent(session, name=str(folder)).items_in(folder))
 
 
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Where nothing is stated, nothing can be wrong."""
+    if session.config.getoption("--claims") is not None and exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+        session.exitstatus = pytest.ExitCode.OK
+
+
 class _Statements(pytest.Collector):
     """The statements about one preset."""
 
@@ -45,9 +51,10 @@ class _Statements(pytest.Collector):
         """One item per statement.
 
         Raises:
-            pytest.UsageError: the folder is not one of a preset.
+            pytest.UsageError: the folder is not one of a preset, or the statements cannot be read.
         """
         from repro.catalogue import PRESETS
+        from repro.errors import UserError
         from repro.evidence.judgement import Judge
         from repro.evidence.record import records_in
         from repro.evidence.stated import check_stated, load_stated
@@ -56,7 +63,10 @@ class _Statements(pytest.Collector):
         preset = next((name for name in PRESETS if name == folder.resolve().name), None)
         if preset is None or not folder.is_dir():
             raise pytest.UsageError(f"--claims {folder}: expected a folder reports/<preset>, one of {PRESETS}")
-        stated = load_stated(self.config.getoption("--stated") or project_root() / "docs" / "stated.yaml")
+        try:
+            stated = load_stated(self.config.getoption("--stated") or project_root() / "docs" / "stated.yaml")
+        except UserError as error:
+            raise pytest.UsageError(str(error)) from None
         for check in check_stated(stated, preset, Judge(records_in(folder))):
             yield _Statement.from_parent(self, name=check.claim.id, check=check)
 

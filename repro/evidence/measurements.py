@@ -72,10 +72,9 @@ class Measurements:
         """The values behind a cell's interval: one per run, or one per image of a single run that kept them."""
         rows = self.rows(address)
         if len(rows) == 1:
-            row = rows[0]
-            kept = self.records[address.table].samples.get(sample_key(row.method, row.metric, row.seed, row.setting))
+            kept = self._images(address.table, rows[0])
             if kept:
-                return list(kept), "images"
+                return kept, "images"
         return [row.value for row in rows], "seeds"
 
     def pairs(self, first: CellAddress, second: CellAddress) -> PairedValues | None:
@@ -114,13 +113,21 @@ class Measurements:
 
     def _image_pair(self, table: str, one: Row, other: Row) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         """Values per image of both rows; None unless both hold every image of the run, in the same order."""
-        samples = self.records[table].samples
-        first, second = (samples.get(sample_key(r.method, r.metric, r.seed, r.setting), []) for r in (one, other))
+        first, second = self._images(table, one), self._images(table, other)
+        alike = (row for row in self.records[table].rows if _metric_of_run(row) == _metric_of_run(one))
         # Undefined values were dropped from a shorter list, so that its places no longer name the same images.
-        complete = max((len(values) for values in samples.values()), default=0)
+        complete = max(len(self._images(table, row)) for row in alike)
         if len(first) != complete or len(second) != complete or complete < 2:
             return None
         return np.asarray(first), np.asarray(second)
+
+    def _images(self, table: str, row: Row) -> list[float]:
+        """Values per image of a row, empty where the record kept none."""
+        return self.records[table].samples.get(sample_key(row.method, row.metric, row.seed, row.setting), [])
+
+
+def _metric_of_run(row: Row) -> tuple[str, str, str, int | None]:
+    return row.metric, row.dataset, row.network, row.seed
 
 
 def _by_run(rows: Sequence[Row]) -> dict[RunKey, Row]:

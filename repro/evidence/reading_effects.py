@@ -63,9 +63,9 @@ def _effects_in(record: Record, measured: Measurements) -> Iterator[ReadingEffec
 
 
 def _reading_of(axis: str, record: Record) -> Reading | None:
-    """The ledger entry an axis switches; of several with that name, one that the record says it follows."""
+    """The ledger entry an axis switches; one about the metric goes first, since rows are measurements."""
     candidates = [reading for reading in readings_for(record.id) if reading.id.rpartition(".")[2] == axis]
-    return next((reading for reading in candidates if reading.id in record.readings), next(iter(candidates), None))
+    return min(candidates, key=lambda r: (".metric." not in r.id, r.id not in record.readings), default=None)
 
 
 def _baseline(address: CellAddress, axis: str, reading: Reading, measured: Measurements) -> CellAddress | None:

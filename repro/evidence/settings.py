@@ -30,8 +30,9 @@ class StatedSetting(StrictModel):
     """One hyperparameter of the tables `tables` (empty: all of the paper).
 
     `value` may be a mapping from data set to value. `place` is where the paper states it, or what our choice rests
-    on. `parameter` names the notebook parameter that holds a run's value. A `decisive` setting that differs makes
-    the numbers not comparable with the printed ones.
+    on. `parameter` names the notebook parameter that holds a run's value (`schedule.iterations` for an entry of a
+    mapping); `absent` says what a record means that leaves it out or null: the paper's value, or nothing. A `decisive`
+    setting that differs makes the numbers not comparable with the printed ones.
     """
 
     name: str
@@ -39,14 +40,22 @@ class StatedSetting(StrictModel):
     origin: Origin
     place: str
     parameter: str | None = None
+    absent: Literal["same", "unknown"] = "unknown"
     decisive: bool = False
     tables: list[TableId] = []
 
-    def value_for(self, dataset: str | None) -> Scalar | None:
-        """The value for one data set, None where the paper has none for it."""
+    def values_for(self, datasets: Sequence[str]) -> list[Scalar]:
+        """The value, or those for some data sets; empty where the paper has none for them."""
         if isinstance(self.value, dict):
-            return self.value.get(dataset or "")
-        return self.value
+            return [self.value[name] for name in datasets if name in self.value]
+        return [self.value]
+
+    def value_in(self, record: Record) -> Any:
+        """What a record's parameters say, None where they say nothing."""
+        found: Any = record.parameters
+        for key in (self.parameter or "").split("."):
+            found = found.get(key) if isinstance(found, dict) else None
+        return found
 
 
 class PaperSettings(StrictModel):
@@ -119,19 +128,22 @@ def compare_settings(table_id: str, record: Record | None) -> list[SettingCompar
     """Every setting of a table: the paper's (or our) value beside the one of the record, if there is one."""
     table = find_table(table_id)
     lines = [] if table is None else [_source_line(table, record, axis) for axis in ("dataset", "network")]
-    dataset = None if record is None else _text(record.parameters.get("dataset"))
-    for setting in settings_for(table_id):
-        wanted = setting.value_for(dataset)
-        given = None if record is None else record.parameters.get(setting.parameter or "")
-        missing = given is None  # null leaves the choice to the network or the data set
-        run = "not recorded" if missing else option_name(given)
-        paper = option_name(wanted) if wanted is not None else _mapping_text(setting.value)
-        same = wanted is not None and run in _names(table_id, option_name(wanted))
-        state: State = "not recorded" if missing else "same" if same else "differs"
-        lines.append(
-            SettingComparison(setting.name, setting.origin, paper, run, setting.place, setting.decisive, state)
-        )
-    return lines
+    return lines + [_setting_line(table_id, setting, record) for setting in settings_for(table_id)]
+
+
+def _setting_line(table_id: str, setting: StatedSetting, record: Record | None) -> SettingComparison:
+    given = None if record is None else setting.value_in(record)
+    datasets = sorted({row.dataset for row in record.rows}) if record else []
+    wanted = list(dict.fromkeys(option_name(value) for value in setting.values_for(datasets)))
+    paper = ", ".join(wanted) or _mapping_text(setting.value)
+    run = "not recorded"
+    state: State = "not recorded"
+    if given is not None:
+        run = option_name(given)
+        state = "same" if any(run in _names(table_id, name) for name in wanted) else "differs"
+    elif record is not None and setting.absent == "same":
+        run, state = paper, "same"
+    return SettingComparison(setting.name, setting.origin, paper, run, setting.place, setting.decisive, state)
 
 
 def decisive_differences(record: Record) -> list[Difference]:

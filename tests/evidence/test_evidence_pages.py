@@ -1,8 +1,7 @@
 """Pages made from records: no verdict in a smoke run, escaped text, no script, no broken link; our statements."""
 
+import ast
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from synthetic_records import printed_records, sampled
 from repro.errors import UserError
 from repro.evidence.judgement import Judge
 from repro.evidence.stated import load_stated
+from repro.project import code_root
 from repro.report.dashboard import write_dashboard
 from repro.report.results import write_results
 from repro.report.svg import Scale
@@ -219,11 +219,34 @@ def test_pytest_claims_fails_only_on_the_opposite(pages, pytester):
     found.stdout.fnmatch_lines(["*we state contradicted, the records say ≠ not comparable; in our data*supported*"])
 
 
+def test_where_nothing_is_stated_nothing_is_wrong(pages, pytester):
+    file = pytester.path / "stated.yaml"
+    arguments = ["-p", "repro.claims_plugin", "--claims", pages / "reports/quick", "--stated", file]
+    assert pytester.runpytest(*arguments).ret == pytest.ExitCode.USAGE_ERROR
+    file.write_text("{}")
+    assert pytester.runpytest(*arguments).ret == pytest.ExitCode.OK
+
+
+def imported(path):
+    """Names of the modules a file imports when it is loaded."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+
+
 def test_dashboards_do_not_load_torch():
-    modules = "repro.report.dashboard, repro.report.terminal, repro.report.results"
-    code = f"import sys, {modules}; print('torch' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "False"
+    seen, waiting = set(), ["repro.report.dashboard", "repro.report.terminal", "repro.report.results"]
+    while waiting:
+        name = waiting.pop()
+        base = code_root() / Path(*name.split("."))
+        path = next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.exists()), None)
+        if name not in seen and path is not None:
+            seen.add(name)
+            waiting += imported(path)
+            assert not {"torch", "torchvision", "captum"} & set(imported(path)), f"{name} loads torch"
+    assert {"repro.evidence.judgement", "repro.report.evidence_pages"} <= seen
 
 
 def test_a_notebook_shows_its_verdicts(pages, monkeypatch):
