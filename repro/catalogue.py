@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
-
-import nbformat
+from typing import get_args
 
 from repro.errors import UserError
 from repro.project import project_root, reports_root
@@ -22,6 +21,28 @@ def nearest(given: str, allowed: Sequence[str]) -> str:
     """A hint naming the closest allowed value, or all of them where none is close."""
     close = difflib.get_close_matches(given, allowed, n=1, cutoff=0.5)
     return f"did you mean '{close[0]}'?" if close else f"allowed: {', '.join(allowed) or 'nothing'}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a notebook, as far as this package looks at it."""
+
+    cell_type: str
+    source: str
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """Title and cells; read without nbformat, whose import alone costs seconds in every command."""
+
+    title: str
+    cells: tuple[Cell, ...]
+
+    @property
+    def code(self) -> list[str]:
+        """Sources of the code cells."""
+        return [cell.source for cell in self.cells if cell.cell_type == "code"]
 
 
 @dataclass(frozen=True, order=True)
@@ -48,24 +69,29 @@ class Table:
         """Folder of the executed notebook, HTML, figures and record."""
         return reports_root() / preset / self.id
 
-    def read(self) -> Any:
-        """The notebook as an nbformat node.
+    def read(self) -> Notebook:
+        """Title and cells of the committed notebook.
 
         Raises:
             UserError: there is no such notebook, or it is not valid.
         """
         try:
-            return nbformat.read(self.notebook, as_version=4)
+            content = json.loads(self.notebook.read_text(encoding="utf-8"))
+            cells = tuple(
+                Cell(cell["cell_type"], "".join(cell["source"]), tuple(cell["metadata"].get("tags", ())))
+                for cell in content["cells"]
+            )
+            return Notebook(str(content["metadata"].get("title", self.id)), cells)
         except FileNotFoundError:
             ids = [table.id for table in all_tables()]
             raise UserError(f"no table '{self.id}': {nearest(self.id, ids)}") from None
-        except (nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
-            raise UserError(f"notebook {self.notebook.name} cannot be read: {error}") from None
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"notebook {self.notebook.name} cannot be read: {type(error).__name__}: {error}") from None
 
     @property
     def title(self) -> str:
         """Title from the notebook's metadata."""
-        return str(self.read().metadata.get("title", self.id))
+        return self.read().title
 
 
 def _order(table: Table) -> tuple[int, list[tuple[int, str]]]:

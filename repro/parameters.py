@@ -68,11 +68,7 @@ def read_parameters(table: Table) -> list[Parameter]:
     Raises:
         UserError: there is not exactly one cell tagged `parameters`, or a line of it is not `name: type = literal`.
     """
-    tagged = [
-        cell
-        for cell in table.read().cells
-        if cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", [])
-    ]
+    tagged = [cell for cell in table.read().cells if cell.cell_type == "code" and "parameters" in cell.tags]
     if len(tagged) != 1:
         raise UserError(f"{table.id}: expected one cell tagged 'parameters', found {len(tagged)}")
     return parse_parameters(tagged[0].source, table.id)

@@ -5,6 +5,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 
@@ -23,7 +24,8 @@ def test_there_are_notebooks() -> None:
 
 @pytest.mark.parametrize("table", BY_ID)
 def test_a_notebook_is_thin_and_stripped(table: Table) -> None:
-    notebook = table.read()
+    notebook = nbformat.read(table.notebook, as_version=4)
+    nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert not any(cell.outputs or cell.execution_count for cell in code), "strip the outputs before committing"
     assert notebook.metadata.kernelspec.name == "python3"
@@ -51,7 +53,7 @@ def test_every_parameter_is_explained(table: Table) -> None:
 
 @pytest.mark.parametrize("table", BY_ID)
 def test_a_notebook_opens_and_saves_its_own_record(table: Table) -> None:
-    source = "\n".join(cell.source for cell in table.read().cells if cell.cell_type == "code")
+    source = "\n".join(table.read().code)
     assert f'Experiment.open("{table.id}", globals())' in source
     assert source.rstrip().endswith("experiment.save()")
 

@@ -92,14 +92,14 @@ def inputs_hash(table: Table, parameters_hash: str) -> str:
     """Hash of everything in the repository that decides a notebook's numbers.
 
     Taken over the notebook's cells, its parameters, and the source of every `repro` module it imports, directly or
-    through others. Data and library versions are recorded beside it.
+    through others. `repro.report` is left out: it decides how numbers look, and `repro report` renders them anew. Data
+    and library versions are recorded beside it.
     """
-    cells = [cell.source for cell in table.read().cells]
+    notebook = table.read()
     digest = hashlib.sha256(parameters_hash.encode())
-    for source in cells:
-        digest.update(source.encode() + b"\0")
-    code = "\n".join(cell.source for cell in table.read().cells if cell.cell_type == "code")
-    for path in sorted(_closure(_imported_modules(code))):
+    for cell in notebook.cells:
+        digest.update(cell.source.encode() + b"\0")
+    for path in sorted(_closure(_imported_modules("\n".join(notebook.code)))):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -116,6 +116,8 @@ def _closure(modules: Iterable[str]) -> set[Path]:
 
 
 def _module_file(module: str) -> Path | None:
+    if module.startswith("repro.report"):
+        return None
     base = code_root() / Path(*module.split("."))
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.exists()), None)
 

@@ -110,7 +110,7 @@ def note_subject(experiment: Experiment, subject: Subject) -> None:
         experiment.uses_run(subject.training.key)
     experiment.reads(scorecampp__target=settings.target)
     if "score_space" in experiment.parameters:
-        experiment.reads(scorecampp__score_space=experiment.parameters["score_space"])
+        experiment.reads(scorecampp__metric__score_space=experiment.parameters["score_space"])
     experiment.differs(dataset=settings.dataset, network=settings.architecture, images=len(subject.images))
 
 
