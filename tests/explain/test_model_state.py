@@ -79,6 +79,7 @@ def test_a_foreign_layer_is_refused(cnn):
         GradCAM(cnn, nn.Conv2d(3, 3, 1))
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("target", "message"),
     [(5, "outside"), (-1, "outside"), ([0, 1], "one class per image"), ([0.5, 1.0, 2.0], "integers")],

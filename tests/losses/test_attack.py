@@ -79,6 +79,7 @@ def test_eval_attack_leaves_the_network_exactly_as_it_was(training: bool) -> Non
     assert [layer.training for layer in network.modules()] == modes
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_the_network_is_restored_after_an_error() -> None:
     network = dual_network().train()
     with pytest.raises(ValueError):

@@ -118,11 +118,13 @@ def test_gradient_is_finite_at_the_zero_of_the_map_and_agrees_with_differences()
     assert gradient[..., 2].item() == pytest.approx(difference.item(), abs=1e-3)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_unknown_form_is_named() -> None:
     with pytest.raises(ValueError, match="'softmin'"):
         cam_entropy(QUARTERS, ZERO, "softmin")  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_equation_6_sums_the_two_cross_entropies_and_mean_is_a_reading() -> None:
     clean, adversarial, labels = torch.randn(4, 3), torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
     a, b = F.cross_entropy(clean, labels), F.cross_entropy(adversarial, labels)

@@ -69,6 +69,7 @@ def test_auxiliary_classifier_entries_of_a_checkpoint_are_left_out() -> None:
     assert isinstance(googlenet_cam(3, weights=checkpoint), CAMNetwork)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_wrong_options_and_weights_are_named() -> None:
     with pytest.raises(ValueError, match="feature_map is 7"):
         vgg16_cam(3, feature_map=7)  # type: ignore[arg-type]
