@@ -144,7 +144,9 @@ def with_studies(trials: Sequence[Trial], store: RunStore) -> Iterator[tuple[Tri
         yield trial, CamStudy(trial.study, loaded.setdefault(images, images), store)
 
 
-def errors(outcomes: Sequence[Outcome], metrics: Sequence[str], policy: MetricPolicy, **mark: str) -> Measured:
+def errors(
+    outcomes: Sequence[Outcome], metrics: Sequence[str], policy: MetricPolicy, **mark: str | int | float
+) -> Measured:
     """One row per trial, seed and metric, in per cent; `mark` adds axes that the printed table does not have."""
     measured = Measured()
     for outcome in outcomes:

@@ -68,9 +68,9 @@ def find_outcome(outcomes: Sequence[Outcome], method: str, **setting: object) ->
     """
     for outcome in outcomes:
         own = outcome.trial.setting
-        if outcome.trial.method == method and own.get("reading") == setting.get("reading"):
-            if all(own.get(name) == value for name, value in setting.items()):
-                return outcome
+        fits = all(own.get(name) == value for name, value in setting.items())
+        if outcome.trial.method == method and fits and own.get("reading") == setting.get("reading"):
+            return outcome
     raise ValueError(f"no trial of method '{method}' with {setting or 'the paper reading'} was run")
 
 
