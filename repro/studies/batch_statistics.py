@@ -191,7 +191,7 @@ def statistics_figure(found: ActivationStatistics, title: str) -> Figure:
             values = found.values[view, statistic].mean(1)
             axes.plot(values, MARKERS[index], linestyle=("-", "--")[index], color=PALETTE[index], label=view)
         axes.set_xticks(range(len(found.layers)), found.layers, rotation=60, ha="right", fontsize=8)
-        axes.set_ylabel(f"{name} of what enters the layer")
+        axes.set_ylabel(name)
         axes.set_xlabel("batch norm")
     grid[0].legend()
     figure.suptitle(title, fontsize=11)
