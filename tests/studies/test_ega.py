@@ -6,9 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from repro.catalogue import Table
+from repro.cli import app
 from repro.data import ImageSet, load_scenes
+from repro.errors import UserError
 from repro.evidence.published import published_table
 from repro.losses import AttackSettings
 from repro.parameters import preset_values
@@ -182,3 +185,17 @@ def test_every_preset_names_trials_of_printed_columns(id: str, preset: Any) -> N
         trial.method in published_table(id).methods or id.startswith("ega/fig4") or trial.method == "cam_adversarial"
         for trial in trials
     )
+
+
+def test_the_train_command_fills_the_store_for_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPRO_RUNS", str(tmp_path))
+    small = ["width=4", "train_images=20", "pretrain_epochs=0", "epochs=1", "methods=[cam]", "image_size=48"]
+    command = ["train", "ega", "table1_cub", "--preset", "smoke", *(f"--set={value}" for value in small)]
+    first = CliRunner().invoke(app, command)
+    assert first.exit_code == 0, first.output
+    assert "cam, network = vgg16, seed 0: trained in" in first.output
+    assert "already trained" in CliRunner().invoke(app, command).output
+    assert len(list(tmp_path.glob("cam/*/result.json"))) == 1
+    wrong = CliRunner().invoke(app, [*command, "--set=epoch=3"])
+    assert isinstance(wrong.exception, UserError)
+    assert "did you mean 'epochs'" in str(wrong.exception)
