@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from repro.catalogue import PRESETS, Preset, all_tables, nearest, select
+from repro.cli_train import train_app
 from repro.errors import UserError
 from repro.project import code_root
 
@@ -69,6 +70,7 @@ def run(
 
 data_app = typer.Typer(help="Data sets: what there is, whether it is complete, how to get it.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.add_typer(train_app, name="train")
 
 
 @data_app.command("list")

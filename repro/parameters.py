@@ -31,7 +31,15 @@ from pydantic import (
 from repro.catalogue import Table, nearest
 from repro.errors import UserError
 from repro.files import content_hash
-from repro.vocabulary import ArchitectureName, DatasetName, Gate, Preset
+from repro.vocabulary import (
+    ArchitectureName,
+    CAMMethod,
+    CAMNetworkName,
+    DatasetName,
+    EGAReading,
+    Gate,
+    Preset,
+)
 
 _NAMES: dict[str, Any] = {
     "int": int,
@@ -49,6 +57,9 @@ _NAMES: dict[str, Any] = {
     "DatasetName": DatasetName,
     "ArchitectureName": ArchitectureName,
     "Gate": Gate,
+    "CAMMethod": CAMMethod,
+    "CAMNetworkName": CAMNetworkName,
+    "EGAReading": EGAReading,
 }
 
 

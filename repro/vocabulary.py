@@ -39,3 +39,20 @@ ArchitectureName = Literal["small_cnn", "small_vit", "squeezenet1_0", "resnet20"
 
 Gate = Literal["tanh", "relu", "sigmoid", "sigmoid_relu", "mish", "swish"]
 """Gate activations of ScoreCAM++ (Table 5); `sigmoid_relu` is the released code's "sigmoid"."""
+
+CAMNetworkName = Literal["small_cam", "squeezenet", "vgg16", "vgg16_benchmark", "googlenet", "inception_v3"]
+"""Networks with class activation maps; `vgg16_benchmark` and `inception_v3` are those of EGA's released code."""
+
+CAMMethod = Literal["cam", "cam_adversarial", "ega"]
+"""Methods of weakly supervised localisation that can be trained."""
+
+EGAReading = Literal[
+    "released_attack",
+    "shared_batch_norm",
+    "released_entropy",
+    "class_softmax_entropy",
+    "binary_entropy",
+    "mean_reduction",
+    "released",
+]
+"""Changes to the paper's EGA, one reading at a time; `released` is the authors' whole script."""

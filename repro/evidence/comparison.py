@@ -33,9 +33,9 @@ class CellComparison:
 
     @property
     def ours_text(self) -> str:
-        """`4.2 [3.9, 4.5]`, with as many decimals as the paper prints (at least one)."""
+        """`4.2 [3.9, 4.5]`, with as many decimals as the paper prints (at least one); says where nothing was run."""
         if self.ours is None:
-            return "–"
+            return "published, not re-run" if self.published else "–"
         decimals = max(1, len(self.published.printed.partition(".")[2]) if self.published else 2)
         value = f"{self.ours.value:.{decimals}f}"
         if self.ours.low in (float("-inf"), self.ours.high) or self.ours.high == float("inf"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 OWN_METHODS = {
+    "centre_gaussian": "Centre Gaussian, sees no image (control)",
     "scorecam_area_matched": "Score-CAM at ScoreCAM++'s area (control)",
     "scorecam_eq5": "Score-CAM, eq. 5 literal",
     "scorecampp_eq10": "ScoreCAM++, eq. 10 literal",

@@ -47,7 +47,8 @@ def labeller(cells: Sequence[CellComparison]) -> Callable[[CellComparison], str]
     for cell in cells:
         for name, value in cell.setting.items():
             values.setdefault(name, set()).add(str(value))
-    varying = {name for name, found in values.items() if len(found) > 1 or len(methods) == 1}
+    partial = {name for name in values if any(name not in cell.setting for cell in cells)}
+    varying = {name for name, found in values.items() if len(found) > 1 or len(methods) == 1} | partial
 
     def label(cell: CellComparison) -> str:
         axes = [f"{name} = {value}" for name, value in cell.setting.items() if name in varying]

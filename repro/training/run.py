@@ -47,10 +47,12 @@ class Run:
     Attributes:
         metrics: JSON values to be kept with the result (see `report`).
         history: one dict per `log` call.
+        writes: False in all but the first process of a training on several devices: it restores and never saves.
     """
 
-    def __init__(self, folder: Path, checkpoint_seconds: float) -> None:
+    def __init__(self, folder: Path, checkpoint_seconds: float, *, writes: bool = True) -> None:
         self.folder = folder
+        self.writes = writes
         self.checkpoint_seconds = checkpoint_seconds
         self.metrics: dict[str, Any] = {}
         self.history: list[dict[str, float]] = []
@@ -113,6 +115,8 @@ class Run:
         return sorted(paths, key=lambda path: int(path.stem.rsplit("-", 1)[1]))
 
     def _save(self, name: str, step: int, state: Mapping[str, Resumable]) -> None:
+        if not self.writes:
+            return
         target = self.folder / f"checkpoint-{name}-{step}.pt"
         content = {
             "step": step,

@@ -64,8 +64,11 @@ class RunStore:
     root: Path = field(default_factory=runs_root)
     checkpoint_seconds: float = 120.0
 
-    def run(self, config: RunConfig, train: Callable[[Run], dict[str, Tensor]]) -> RunResult:
+    def run(self, config: RunConfig, train: Callable[[Run], dict[str, Tensor]], *, writes: bool = True) -> RunResult:
         """Return the result of `config`, training it with `train` only if no finished run exists.
+
+        With several processes in one training, all but the first pass `writes=False`: they resume from the same
+        checkpoints and write nothing.
 
         Raises:
             Whatever `train` raises; its checkpoints stay, so that the next call continues from them.
@@ -73,6 +76,9 @@ class RunStore:
         folder = self.root / config.key
         if (done := self._load(folder, config.key)) is not None:
             return done
+        if not writes:
+            run = Run(folder, self.checkpoint_seconds, writes=False)
+            return RunResult(config.key, train(run), run.metrics, run.history, run.wall_seconds, reused=False)
         folder.mkdir(parents=True, exist_ok=True)
         with self._locked(folder, config.key):
             if (done := self._load(folder, config.key)) is not None:

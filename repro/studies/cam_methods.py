@@ -1,0 +1,82 @@
+"""Methods of weakly supervised localisation by name: the one place where a comparator plugs in.
+
+A method is a frozen settings object that names its training and its ingredients. To add one, write such a class and an
+entry of `METHODS`; the run store, the evaluation, the tables and `repro train` then know it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from repro.losses import AttackSettings
+from repro.losses.ega import Reduction
+from repro.training import EGASettings, Ingredient, TrainingSettings
+from repro.vocabulary import CAMMethod, EGAReading
+
+
+class MethodSettings(Protocol):
+    """Everything that decides what a method trains; a frozen pydantic model."""
+
+    @property
+    def training(self) -> TrainingSettings:
+        """Optimiser, schedule and augmentation."""
+
+    @property
+    def reduction(self) -> Reduction:
+        """How the cross-entropies of several views are put together."""
+
+    def ingredients(self) -> list[Ingredient]:
+        """Add-ons of the CAM loop, in order."""
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]:
+        """The values as JSON, part of the key in the run store."""
+
+
+def _cam_adversarial(training: TrainingSettings) -> EGASettings:
+    """The second row of Table 6: adversarial examples without the entropy term."""
+    return EGASettings(entropy=None, training=training)
+
+
+METHODS: dict[CAMMethod, Callable[[TrainingSettings], MethodSettings]] = {
+    "cam": EGASettings.baseline,
+    "cam_adversarial": _cam_adversarial,
+    "ega": EGASettings.paper,
+}
+
+READINGS: Mapping[EGAReading, dict[str, Any]] = {
+    "released_attack": {"attack": AttackSettings.released()},
+    "shared_batch_norm": {"batch_norm": "shared"},
+    "released_entropy": {"entropy": "released"},
+    "class_softmax_entropy": {"entropy": "class_softmax"},
+    "binary_entropy": {"entropy": "binary"},
+    "mean_reduction": {"reduction": "mean"},
+    "released": {
+        name: getattr(EGASettings.released(), name) for name in ("attack", "batch_norm", "entropy", "reduction")
+    },
+}
+"""What each reading changes in the paper's EGA; `released` is the authors' whole script (digest §0)."""
+
+
+def method_settings(name: CAMMethod, training: TrainingSettings, *, batch_norm: str = "dual") -> MethodSettings:
+    """Settings of a method by name.
+
+    Args:
+        name: entry of `METHODS`.
+        training: of the notebook.
+        batch_norm: `shared` for backbones that have no batch norm to make dual, such as SqueezeNet.
+
+    Raises:
+        ValueError: there is no such method.
+    """
+    if name not in METHODS:
+        raise ValueError(f"unknown method '{name}'; expected one of {', '.join(METHODS)}")
+    settings = METHODS[name](training)
+    return with_changes(settings, batch_norm=batch_norm) if isinstance(settings, EGASettings) else settings
+
+
+def with_changes(settings: EGASettings, **changes: Any) -> EGASettings:
+    """EGA settings with some fields replaced, checked again."""
+    return EGASettings.model_validate(
+        {**{name: getattr(settings, name) for name in EGASettings.model_fields}, **changes}
+    )

@@ -1,0 +1,194 @@
+"""Train a CAM network by a method and localise with it: both kept in the run store, so that tables share them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import torch
+from lightning_fabric import Fabric
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from repro.data import ImageSet, load_dataset
+from repro.models import CAMNetwork
+from repro.studies.cam_methods import MethodSettings, method_settings
+from repro.studies.cam_networks import build_network, weights_key
+from repro.studies.localised import Localised, measure
+from repro.training import (
+    Run,
+    RunConfig,
+    RunResult,
+    RunStore,
+    TrainingSettings,
+    evaluate_localisation,
+    prepare_network,
+    ten_crop_probabilities,
+    train_cam,
+)
+from repro.vocabulary import CAMNetworkName
+
+
+class StudySettings(BaseModel):
+    """Data, network and training that the methods of a table share."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str
+    """Registry name; trained on its `train` split, localised on `test`."""
+    network: CAMNetworkName
+    width: int | None = None
+    """Channels of the small networks, None for their own."""
+    weights: str | None = None
+    """Start of the backbone: `torchvision`, a file under `<REPRO_DATA>/weights`, or None for random."""
+    image_size: int | None = None
+    """Side at which images are stored, None for the set's own."""
+    train_images: int | None = None
+    test_images: int | None = None
+    pretrain_epochs: int = 0
+    """Epochs of plain CAM training from which all methods and seeds go on, where no pretrained weights exist."""
+    class_crops: Literal["ten", "one"] = "ten"
+    """Crops that decide the class (reading `ega.metric.class_crops`)."""
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    training: TrainingSettings = TrainingSettings()
+
+
+class CAMRun(RunConfig):
+    """Key of one CAM training."""
+
+    kind: ClassVar[str] = "cam"
+    network: CAMNetworkName
+    width: int | None
+    start: str
+    """Hash of the weights, or key of the pretraining."""
+    data: str
+    """Manifest of the training images."""
+    method: str
+    """Class of the settings, so that two methods with equal fields stay apart."""
+    settings: dict[str, Any]
+    seed: int
+
+
+class LocalisationRun(RunConfig):
+    """Key of one evaluation."""
+
+    kind: ClassVar[str] = "localisation"
+    training: str
+    """Key of the CAM training."""
+    data: str
+    """Manifest of the evaluated images."""
+    class_crops: Literal["ten", "one"]
+
+
+def study_settings(parameters: Mapping[str, Any], **replaced: Any) -> StudySettings:
+    """The settings that a notebook's parameters name; `replaced` overrides single ones."""
+    values = {**parameters, **replaced}
+    training = {name: values[name] for name in TrainingSettings.model_fields if name in values}
+    own = {name: values[name] for name in StudySettings.model_fields if name in values}
+    return StudySettings(training=TrainingSettings(**training), **own)
+
+
+@dataclass(frozen=True)
+class StudyImages:
+    """The images of a study, read when first asked for; studies that differ in network or method share them."""
+
+    dataset: str
+    image_size: int | None
+    train_limit: int | None
+    test_limit: int | None
+    on_bad_image: Literal["stop", "skip"]
+
+    @classmethod
+    def of(cls, settings: StudySettings) -> StudyImages:
+        """The images that `settings` name, not read yet."""
+        limits = settings.train_images, settings.test_images
+        return cls(settings.dataset, settings.image_size, *limits, settings.on_bad_image)
+
+    @cached_property
+    def train(self) -> ImageSet:
+        """Images of the training."""
+        return self._load("train", self.train_limit)
+
+    @cached_property
+    def test(self) -> ImageSet:
+        """Images of the evaluation."""
+        return self._load("test", self.test_limit)
+
+    def _load(self, split: str, limit: int | None) -> ImageSet:
+        return load_dataset(
+            self.dataset, split=split, limit=limit, size=self.image_size, on_bad_image=self.on_bad_image
+        )
+
+
+@dataclass(frozen=True)
+class CamStudy:
+    """Images and settings of one study; trainings and evaluations go through the run store."""
+
+    settings: StudySettings
+    images: StudyImages
+    store: RunStore
+
+    def train(self, method: MethodSettings, seed: int, fabric: Fabric | None = None) -> RunResult:
+        """Train by `method`, or load the finished training; all processes of a launched `fabric` call it together."""
+        settings = self.settings
+        start = weights_key(settings.weights)
+        state: dict[str, Tensor] | None = None
+        if settings.pretrain_epochs:
+            first = self._pretrained(fabric)
+            start, state = first.key, first.tensors
+
+        def work(run: Run) -> dict[str, Tensor]:
+            network = self._network(seed)
+            if state is not None:
+                network.load_state_dict(state)
+            parts = method.ingredients()
+            return train_cam(network, self.images.train, method.training, parts, run, seed, method.reduction, fabric)
+
+        writes = fabric is None or fabric.is_global_zero
+        return self.store.run(self._config(method, seed, start), work, writes=writes)
+
+    def network(self, method: MethodSettings, trained: RunResult) -> CAMNetwork:
+        """The trained network in evaluation mode, on the GPU where there is one."""
+        network = prepare_network(self._network(seed=0), method.ingredients())
+        network.load_state_dict(trained.tensors)
+        return network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+    def localise(self, method: MethodSettings, seed: int) -> Localised:
+        """Maps, classes, box curves and pixel histogram of all test images, in one pass over the maps."""
+        trained = self.train(method, seed)
+        config = LocalisationRun(
+            training=trained.key, data=self.images.test.manifest, class_crops=self.settings.class_crops
+        )
+        result = self.store.run(config, lambda run: self._evaluate(run, method, trained))
+        return Localised(result, trained.key, seed)
+
+    def _evaluate(self, run: Run, method: MethodSettings, trained: RunResult) -> dict[str, Tensor]:
+        network = self.network(method, trained)
+        training, images = method.training, self.images.test
+        found = evaluate_localisation(network, images, training, method.ingredients())
+        ten = self.settings.class_crops == "ten"
+        scores = ten_crop_probabilities(network, images, training) if ten else found.logits
+        return measure(images, found.maps, scores)
+
+    def _pretrained(self, fabric: Fabric | None) -> RunResult:
+        longer = self.settings.training.model_copy(update={"epochs": self.settings.pretrain_epochs, "decay_epochs": ()})
+        before = self.settings.model_copy(update={"pretrain_epochs": 0, "training": longer})
+        return CamStudy(before, self.images, self.store).train(method_settings("cam", longer), 0, fabric)
+
+    def _config(self, method: MethodSettings, seed: int, start: str) -> CAMRun:
+        return CAMRun(
+            network=self.settings.network,
+            width=self.settings.width,
+            start=start,
+            data=self.images.train.manifest,
+            method=type(method).__name__,
+            settings=method.model_dump(mode="json"),
+            seed=seed,
+        )
+
+    def _network(self, seed: int) -> CAMNetwork:
+        settings = self.settings
+        classes = len(self.images.train.classes)
+        return build_network(settings.network, classes, width=settings.width, weights=settings.weights, seed=seed)

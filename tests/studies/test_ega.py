@@ -1,0 +1,201 @@
+"""EGA studies: keys are shared where trainings are equal, numbers are those of hand-made maps, ranks do not write."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from repro.catalogue import Table
+from repro.cli import app
+from repro.data import ImageSet, load_scenes
+from repro.errors import UserError
+from repro.evidence.published import published_table
+from repro.losses import AttackSettings
+from repro.parameters import preset_values
+from repro.studies.batch_statistics import activation_statistics, statistics_distance
+from repro.studies.cam_methods import METHODS, READINGS, method_settings, with_changes
+from repro.studies.cam_study import CamStudy, StudyImages, study_settings
+from repro.studies.ega import TRIALS, errors, localise_all, trials_of
+from repro.studies.ega_findings import contrast_sentence, difference, find_outcome
+from repro.studies.ega_pictures import largest_boxes, masks_at
+from repro.studies.localised import Localised, MetricPolicy, measure, true_boxes
+from repro.training import EGASettings, RunResult, RunStore, TrainingSettings
+
+TINY: dict[str, Any] = {
+    "networks": {"vgg16": "small_cam"},
+    "methods": ["cam", "ega"],
+    "readings": ["released_entropy"],
+    "dataset": "scenes",
+    "width": 4,
+    "weights": None,
+    "image_size": 32,
+    "train_images": 16,
+    "test_images": 8,
+    "pretrain_epochs": 1,
+    "epochs": 1,
+    "decay_epochs": [],
+    "learning_rate": 0.01,
+    "batch_size": 8,
+    "resize": None,
+    "crop": 32,
+    "class_crops": "one",
+    "batch_norm": "dual",
+    "on_bad_image": "stop",
+}
+
+
+def evaluated(correct: list[bool], hit_levels: list[int]) -> Localised:
+    """Images whose box is right (IoU 0.6) at grey levels up to a limit, and nowhere else."""
+    iou = torch.zeros(len(correct), 3, 257)
+    for row, level in enumerate(hit_levels):
+        iou[row, :, 1 : level + 2] = 0.6
+    tensors = {
+        "correct": torch.tensor(correct, dtype=torch.uint8),
+        "iou": iou,
+        "peaks": torch.full((len(correct),), 255),
+    }
+    return Localised(RunResult("", tensors, {}, [], 0.0, reused=False), "", 0)
+
+
+def test_errors_are_those_of_hand_made_curves() -> None:
+    found = evaluated([True, True, False, True], [255, 100, 255, 20])
+    oracle, fixed = MetricPolicy(), MetricPolicy(threshold="fixed", tau=0.2)
+    assert found.score("top1_cls_error", oracle).value == 25
+    assert found.score("corloc_error", oracle).value == 0  # a low threshold hits all four
+    assert found.score("corloc_error", fixed).value == 25  # level 51 misses the last
+    assert found.score("top1_loc_error", fixed).samples == [0, 0, 100, 100]
+    # V2: all four at IoU 0.3 and 0.5, none at 0.7
+    assert found.score("max_box_acc_v2_error", oracle).value == pytest.approx(100 / 3)
+    assert found.score("corloc_error", fixed).thresholds == (0.2,)
+    with pytest.raises(ValueError, match="no masks"):
+        found.score("pxap_error", oracle)
+    with pytest.raises(ValueError, match="unknown metric 'miou'"):
+        found.score("miou", oracle)
+
+
+def test_perfect_maps_score_perfectly_in_one_pass() -> None:
+    images = load_scenes("test", limit=6, size=64)
+    assert images.masks is not None
+    tensors = measure(images, images.masks.float(), torch.nn.functional.one_hot(images.labels, 8).float())
+    found = Localised(RunResult("", tensors, {}, [], 0.0, reused=False), "", 0)
+    assert found.score("top1_cls_error", MetricPolicy()).value == 0
+    assert found.score("max_box_acc_v2_error", MetricPolicy()).value == 0
+    assert found.score("pxap_error", MetricPolicy()).value < 3  # cubic enlargement blurs the rim
+    tensors = measure(images, 1 - images.masks.float(), torch.zeros(6, 8))
+    assert (
+        Localised(RunResult("", tensors, {}, [], 0.0, reused=False), "", 0).score("pxap_error", MetricPolicy()).value
+        > 80
+    )
+
+
+def test_true_boxes_are_inclusive_pixels_of_the_map() -> None:
+    images = ImageSet(
+        "made",
+        "test",
+        torch.zeros(1, 3, 32, 32, dtype=torch.uint8),
+        torch.zeros(1, dtype=torch.int64),
+        ["a"],
+        ["0"],
+        boxes=[torch.tensor([[4, 8, 12, 16]])],
+    )
+    # columns 4..11 of 32: inclusive corners, times 7
+    assert true_boxes(images)[0].tolist() == [[28, 56, 77, 105]]
+
+
+def test_pictures_cut_the_map_as_the_metrics_do() -> None:
+    maps = torch.zeros(1, 224, 224)
+    maps[0, 40:80, 60:120] = 1.0
+    masks = masks_at(maps, 0.5)
+    assert masks.sum() == 40 * 60
+    assert largest_boxes(masks, (112, 112))[0].tolist() == [[30, 20, 60, 40]]
+    assert len(largest_boxes(np.zeros((1, 8, 8), bool), (8, 8))[0]) == 0
+
+
+def test_a_reading_changes_what_it_names_and_nothing_else() -> None:
+    paper = EGASettings.paper()
+    for name, changes in READINGS.items():
+        changed = with_changes(paper, **changes)
+        different = {field for field in EGASettings.model_fields if getattr(changed, field) != getattr(paper, field)}
+        assert different == set(changes), name
+    assert with_changes(paper, **READINGS["released"]) == EGASettings.released()
+    assert method_settings("ega", TrainingSettings(), batch_norm="shared").ingredients()
+    assert METHODS["cam"](TrainingSettings()).ingredients() == []
+
+
+def test_tables_share_trainings_and_rows_are_printed_cells(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    outcomes = localise_all(trials_of("ega/table6_components", TINY), [0, 1], store)
+    trained = len(list(tmp_path.glob("cam/*/result.json")))
+    assert trained == 1 + 3 * 2  # the pretraining, then three trials with two seeds
+    again = localise_all(trials_of("ega/table1_cub", TINY), [1], store)
+    swept = {**TINY, "network": "small_cam", "weights_of_entropy": [[1, 0.01]]}
+    chosen = trials_of("ega/table7_entropy_weights", swept)[0]
+    study = CamStudy(chosen.study, outcomes[0].study.images, store)
+    strength = trials_of("ega/fig7_attack_strength", {**TINY, "epsilons": [1]})[0]
+    assert study.train(chosen.settings, 0).key == study.train(strength.settings, 0).key
+    assert len(list(tmp_path.glob("cam/*/result.json"))) == trained
+    assert again[1].found[0].result.reused
+    rows = errors(outcomes, ["top1_cls_error", "pxap_error"], MetricPolicy()).rows
+    printed = {(cell.method, tuple(cell.setting.items())) for cell in published_table("ega/table6_components").cells}
+    assert all((row.method, tuple(row.setting.items())) in printed for row in rows if "reading" not in row.setting)
+    with_gradient, without = find_outcome(outcomes, "ega"), find_outcome(outcomes, "ega", reading="released_entropy")
+    assert not torch.equal(with_gradient.found[0].maps, without.found[0].maps)
+    assert difference(without, with_gradient, "pxap_error", MetricPolicy()).n == 2
+    sentence = contrast_sentence("It", without, with_gradient, "top1_loc_error", MetricPolicy(), "smoke")
+    assert "decides nothing" in sentence
+
+
+def test_figure_4_sees_the_attack_and_both_halves(tmp_path: Path) -> None:
+    trial = next(trial for trial in trials_of("ega/table1_cub", TINY) if trial.method == "ega")
+    study = CamStudy(trial.study, StudyImages.of(trial.study), RunStore(tmp_path))
+    network = study.network(trial.settings, study.train(trial.settings, 0))
+    images, training = study.images.test, trial.settings.training
+    found = activation_statistics(network, images, training, AttackSettings(epsilon=8, step=8))
+    assert len(found.layers) == 7
+    assert found.values["clean", "activation_std"].shape == (7, 8)
+    moved = found.values["adversarial", "activation_mean"][0] - found.values["clean", "activation_mean"][0]
+    assert (moved != 0).all()
+    assert set(statistics_distance(network)) == set(found.layers)
+    plain = study.network(method_settings("cam", training), study.train(method_settings("cam", training), 0))
+    with pytest.raises(ValueError, match="no dual batch norm"):
+        activation_statistics(plain, images, training, AttackSettings())
+
+
+def test_a_second_process_trains_and_writes_nothing(tmp_path: Path) -> None:
+    settings = study_settings(TINY, network="small_cam", pretrain_epochs=0)
+    first = CamStudy(settings, StudyImages.of(settings), RunStore(tmp_path / "first", checkpoint_seconds=0))
+
+    store = RunStore(tmp_path / "second", checkpoint_seconds=0)
+    trained = first.train(method_settings("cam", settings.training), 0)
+    config = first._config(method_settings("cam", settings.training), 0, "start")
+    result = store.run(config, lambda run: [dict(trained.tensors) for _ in run.steps(2, {})][-1], writes=False)
+    assert not result.reused and result.tensors.keys() == trained.tensors.keys()
+    assert not (tmp_path / "second").exists()
+
+
+@pytest.mark.parametrize("preset", ["smoke", "quick", "paper"])
+@pytest.mark.parametrize("id", TRIALS)
+def test_every_preset_names_trials_of_printed_columns(id: str, preset: Any) -> None:
+    values = preset_values(Table(id), preset)
+    trials = trials_of(id, values)
+    assert trials and all(
+        trial.method in published_table(id).methods or id.startswith("ega/fig4") or trial.method == "cam_adversarial"
+        for trial in trials
+    )
+
+
+def test_the_train_command_fills_the_store_for_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPRO_RUNS", str(tmp_path))
+    small = ["width=4", "train_images=20", "pretrain_epochs=0", "epochs=1", "methods=[cam]", "image_size=48"]
+    command = ["train", "ega", "table1_cub", "--preset", "smoke", *(f"--set={value}" for value in small)]
+    first = CliRunner().invoke(app, command)
+    assert first.exit_code == 0, first.output
+    assert "cam, network = vgg16, seed 0: trained in" in first.output
+    assert "already trained" in CliRunner().invoke(app, command).output
+    assert len(list(tmp_path.glob("cam/*/result.json"))) == 1
+    wrong = CliRunner().invoke(app, [*command, "--set=epoch=3"])
+    assert isinstance(wrong.exception, UserError)
+    assert "did you mean 'epochs'" in str(wrong.exception)
