@@ -3,5 +3,36 @@
 from repro.losses.attack import AttackSettings, pgd_attack
 from repro.losses.ega import ega_loss
 from repro.losses.entropy import EntropyForm, cam_entropy
+from repro.losses.classification import (
+    class_balanced_weights,
+    classification_loss,
+    classifier_objective,
+    inverse_frequency_weights,
+    sample_cross_entropy,
+)
+from repro.losses.delta import channel_attention, delta_regularizer, knockout_loss_increase
+from repro.losses.filter_weights import (
+    active_filters,
+    blend_filter_weights,
+    class_filter_weights,
+    sample_filter_weights,
+)
+from repro.losses.wasserstein import critic_loss, generator_loss, gradient_penalty
 
-__all__ = ["AttackSettings", "EntropyForm", "cam_entropy", "ega_loss", "pgd_attack"]
+__all__ = [
+    "active_filters",
+    "blend_filter_weights",
+    "channel_attention",
+    "class_balanced_weights",
+    "class_filter_weights",
+    "classification_loss",
+    "classifier_objective",
+    "critic_loss",
+    "delta_regularizer",
+    "generator_loss",
+    "gradient_penalty",
+    "inverse_frequency_weights",
+    "knockout_loss_increase",
+    "sample_cross_entropy",
+    "sample_filter_weights",
+]

@@ -13,32 +13,53 @@ from repro.models.dual_batch_norm import (
     to_dual_batch_norm,
     to_global_batch_norm,
 )
+from repro.models.feature_gan import FEATURE_GAN_SHAPES, FeatureDiscriminator, FeatureGANShape, FeatureGenerator
 from repro.models.small_networks import SmallCNN, small_vit
+from repro.models.split_classifier import (
+    FeatureClassifier,
+    FeatureExtractor,
+    SplitClassifier,
+    lenet5,
+    resnet50_split,
+    split_classifier,
+    vgg16_32,
+)
 from repro.models.weights import Weights, WeightsUnavailable
 
 __all__ = [
     "ARCHITECTURES",
+    "FEATURE_GAN_SHAPES",
     "Architecture",
     "ArchitectureName",
     "CAMNetwork",
     "CAMOutput",
     "Classifier",
     "DualBatchNorm2d",
+    "FeatureClassifier",
+    "FeatureDiscriminator",
+    "FeatureExtractor",
+    "FeatureGANShape",
+    "FeatureGenerator",
     "GlobalBatchNorm2d",
     "Route",
     "SmallCNN",
+    "SplitClassifier",
     "Weights",
     "WeightsUnavailable",
     "drop_auxiliary",
     "googlenet_cam",
     "has_dual_batch_norm",
     "inception_v3_cam",
+    "lenet5",
     "load_classifier",
+    "resnet50_split",
     "route_batch_norm",
     "small_cam",
     "small_vit",
+    "split_classifier",
     "squeezenet_cam",
     "to_dual_batch_norm",
     "to_global_batch_norm",
+    "vgg16_32",
     "vgg16_cam",
 ]

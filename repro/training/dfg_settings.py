@@ -1,0 +1,172 @@
+"""Every number and every reading of DFG in two frozen typed objects (Algorithm 1 and Appendix A).
+
+`DFGReadings.paper()` is the text, `DFGReadings.released()` what the authors' code (commit 41fa92d, 2022) does; places
+where the two contradict are listed, with the tables they touch, in `repro/evidence/readings/dfg.yaml`.
+"""
+
+import math
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, model_validator
+
+from repro.losses.filter_weights import ThresholdUnit
+from repro.models.feature_gan import GeneratorOrder, WeightPosition
+from repro.models.split_classifier import Architecture
+from repro.training.sampling import CriticBatches
+
+
+class DFGReadings(BaseModel):
+    """Where the paper is silent, contradicts itself, or is contradicted by its released code."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    critic_slope: float = 0.2
+    """Slope of lReLU in G and D. Paper: not given, DCGAN's 0.2. Released: `True`, i.e. 1.0: the critic is affine."""
+    filter_weight_sign: Literal["loss_increase", "inverted"] = "loss_increase"
+    """Eq. (5): loss without the filter minus loss with it. Released: the opposite; helpful filters get low weights."""
+    filter_weight_position: WeightPosition = "inside_norm"
+    """Eq. (9): W* inside the norm, a deactivated channel is not zero. Released: multiplied after the norm."""
+    filter_weight_scale: Literal["filters", "raw"] = "filters"
+    """Eq. (6): times n_f, mean 1. Released: the raw softmax, about 1/n_f, multiplies the features."""
+    rho_blend: Literal["blend", "target_only"] = "blend"
+    """Eq. (7): ρ·source + (1−ρ)·target. Released: the blend is only written to a file, G gets the target's weights."""
+    initial_threshold: float = 0.95
+    """δ for the source's weights (Algorithm 1, line 4). Released: 0.90 at the start, 0.95 at updates."""
+    threshold_unit: ThresholdUnit = "filters"
+    """Text: 0.95 of the mean over *filters*. Algorithm 1 prints δ/n_l, n_l = number of classes: `classes`."""
+    threshold_on: Literal["blend", "target"] = "blend"
+    """Which weight must exceed δ. Algorithm 1, line 24 tests the target's; eq. (7) with the text reads as the blend."""
+    filter_update_gate: float | None = None
+    """Update filter weights only while E's loss is below this. Paper: no gate. Released: 0.05."""
+    knockout_bias: Literal["zeroed", "kept"] = "zeroed"
+    """θ^{\\j} has *all* elements of filter j zero. Released: the bias stays."""
+    filter_weight_images: PositiveInt | None = None
+    """Images per class in eq. (6); None = all n_c of them. Released: at most 10."""
+    source_head: Literal["as_trained", "refitted"] = "as_trained"
+    """C_S for the source's weights. With other class meanings (digits → clothes) its last layer is meaningless for the
+    target labels; `refitted` trains a new last layer on the frozen source first (released code, ResNet-50 only)."""
+    hidden: tuple[PositiveInt, PositiveInt] = (120, 84)
+    """Fully connected layers of LeNet-5, Table A.3. Released: 1024 and 128."""
+    dropout: float = 0.0
+    """Dropout of VGG-16's fully connected layers; Table A.5 lists none. Released: 0.5."""
+    real_loss_count: PositiveInt = 1
+    """How often the real-data cross-entropy enters the joint step of E and C. Released: twice (regulariser halved)."""
+    critic_batches: CriticBatches = "fresh"
+    """Algorithm 1, line 7: a fresh batch per critic update. Released: a window over the last five steps' batches."""
+    generator_order: GeneratorOrder = "activation_then_norm"
+    """Tables A.4–A.8 list lReLU before batch norm. Released: batch norm first (DCGAN), except in the last layer."""
+    convolution_bias: bool = True
+    """Eq. (8) has b_l, "the biases were set to zero". Released: G and D have no biases."""
+
+    @classmethod
+    def paper(cls) -> "DFGReadings":
+        """The text of the paper."""
+        return cls()
+
+    @classmethod
+    def released(cls) -> "DFGReadings":
+        """What the released code does."""
+        return cls(
+            critic_slope=1.0,
+            filter_weight_sign="inverted",
+            filter_weight_position="after_norm",
+            filter_weight_scale="raw",
+            rho_blend="target_only",
+            threshold_on="target",
+            initial_threshold=0.90,
+            filter_update_gate=0.05,
+            knockout_bias="kept",
+            filter_weight_images=10,
+            hidden=(1024, 128),
+            dropout=0.5,
+            real_loss_count=2,
+            critic_batches="window",
+            generator_order="norm_then_activation",
+            convolution_bias=False,
+        )
+
+
+class DFGSettings(BaseModel):
+    """Schedule and coefficients shared by all methods of Table 2; defaults are the paper's for LeNet-5 on SVHN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architecture: Architecture = "lenet5"
+    iterations: PositiveInt = 20_000
+    """Training steps (Appendix A)."""
+    batch: PositiveInt = 64
+    critic_updates: PositiveInt = 5
+    """n_D of Algorithm 1."""
+    classes_every: PositiveInt = 2
+    """n_C1: every so many steps G learns from C (4c), and E and C from real data."""
+    merged_every: PositiveInt = 10
+    """n_C2: every so many steps C learns from real and generated features (4)."""
+    filter_weights_every: PositiveInt = 5_000
+    """n_W: steps between updates of the class-wise filter weights."""
+    rho: float = 0.75
+    """ρ of eq. (7): share of the source's filter weights."""
+    threshold: float = 0.95
+    """δ, in units of the mean filter weight."""
+    objective: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)
+    """α, β, γ of eq. (4)."""
+    penalty: float = 10.0
+    """λ of eq. (1)."""
+    network_optimiser: Literal["adam", "sgd"] = "adam"
+    """Of E and C: Adam(0.5, 0.9), or SGD with momentum 0.9 (ResNet-50). G and D always use Adam(0.5, 0.9)."""
+    network_lr: PositiveFloat = 2e-5
+    """η_E = η_C."""
+    network_lr_drop: PositiveInt | None = None
+    """Step after which η_E and η_C are divided by 10 (ResNet-50: 20,000)."""
+    generator_lr: PositiveFloat = 2e-4
+    critic_lr: PositiveFloat = 1e-4
+    map_penalty: float = 0.01
+    """DELTA's α for Ω, also in L_E and L_rC of DFG; not in the paper, the default of both released codes."""
+    head_penalty: float = 0.01
+    """DELTA's β: β·½‖last layer's weight‖²."""
+    evaluations: PositiveInt = 20
+    """Test and held-out accuracy are measured this often, evenly spaced, the last time at the end."""
+
+    @model_validator(mode="after")
+    def _whole_cycles(self) -> "DFGSettings":
+        for name in ("iterations", "filter_weights_every"):
+            if getattr(self, name) % self.cycle:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} must be a multiple of {self.cycle}, the least common multiple of "
+                    f"classes_every={self.classes_every} and merged_every={self.merged_every}"
+                )
+        return self
+
+    @property
+    def cycle(self) -> int:
+        """Steps after which Algorithm 1's inner pattern repeats: lcm(n_C1, n_C2)."""
+        return math.lcm(self.classes_every, self.merged_every)
+
+    def evaluate_after(self, cycle: int) -> bool:
+        """Whether to evaluate after this cycle (counted from 0)."""
+        cycles = self.iterations // self.cycle
+        return ((cycle + 1) * self.evaluations) // cycles > (cycle * self.evaluations) // cycles
+
+
+_VGG = {"architecture": "vgg16_32", "network_lr": 5e-5, "generator_lr": 1e-4, "critic_lr": 1e-4}
+_RESNET = {
+    "architecture": "resnet50",
+    "iterations": 40_000,
+    "classes_every": 1,
+    "merged_every": 5,
+    "filter_weights_every": 2_000,
+    "network_optimiser": "sgd",
+    "network_lr": 0.01,
+    "network_lr_drop": 20_000,
+    "generator_lr": 1e-4,
+    "critic_lr": 1e-4,
+}
+
+PAPER_SETTINGS: dict[str, DFGSettings] = {
+    "svhn": DFGSettings(),
+    "fashion_mnist": DFGSettings(network_lr=1e-5, generator_lr=1e-4, critic_lr=1e-4),
+    "stl10": DFGSettings.model_validate(_VGG),
+    "cinic10": DFGSettings.model_validate(_VGG | {"network_lr": 2e-5, "iterations": 40_000}),
+    "caltech256": DFGSettings.model_validate(_RESNET),
+    "food101": DFGSettings.model_validate(_RESNET),
+}
+"""Appendix A, per target data set."""
