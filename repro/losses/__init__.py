@@ -1,8 +1,6 @@
 """CAM entropy, PGD, WGAN-GP, DELTA and the DFG objectives."""
 
 from repro.losses.attack import AttackSettings, pgd_attack
-from repro.losses.ega import ega_loss
-from repro.losses.entropy import EntropyForm, cam_entropy
 from repro.losses.classification import (
     class_balanced_weights,
     classification_loss,
@@ -11,6 +9,8 @@ from repro.losses.classification import (
     sample_cross_entropy,
 )
 from repro.losses.delta import channel_attention, delta_regularizer, knockout_loss_increase
+from repro.losses.ega import ega_loss
+from repro.losses.entropy import EntropyForm, cam_entropy
 from repro.losses.filter_weights import (
     active_filters,
     blend_filter_weights,
@@ -20,8 +20,11 @@ from repro.losses.filter_weights import (
 from repro.losses.wasserstein import critic_loss, generator_loss, gradient_penalty
 
 __all__ = [
+    "AttackSettings",
+    "EntropyForm",
     "active_filters",
     "blend_filter_weights",
+    "cam_entropy",
     "channel_attention",
     "class_balanced_weights",
     "class_filter_weights",
@@ -29,10 +32,12 @@ __all__ = [
     "classifier_objective",
     "critic_loss",
     "delta_regularizer",
+    "ega_loss",
     "generator_loss",
     "gradient_penalty",
     "inverse_frequency_weights",
     "knockout_loss_increase",
+    "pgd_attack",
     "sample_cross_entropy",
     "sample_filter_weights",
 ]
