@@ -39,3 +39,11 @@ ArchitectureName = Literal["small_cnn", "small_vit", "squeezenet1_0", "resnet20"
 
 Gate = Literal["tanh", "relu", "sigmoid", "sigmoid_relu", "mish", "swish"]
 """Gate activations of ScoreCAM++ (Table 5); `sigmoid_relu` is the released code's "sigmoid"."""
+
+DFGTarget = Literal["digits", "svhn", "fashion_mnist", "stl10", "cinic10", "caltech256", "food101"]
+"""Target data sets of DFG's Table 2, and the smoke preset's stand-in `digits`."""
+
+DFGMethod = Literal[
+    "original", "fine_tuning", "delta", "difa_cmwgan", "dfg", "reweighting", "class_balanced", "whole_transfer"
+]
+"""Methods of DFG's Table 2, then our controls."""
