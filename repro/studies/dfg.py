@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from repro.data import ImageSet
+from repro.evidence.record import Setting
 from repro.files import content_hash
 from repro.models import SplitClassifier, resnet50_split
 from repro.report.experiment import Experiment
@@ -211,22 +212,32 @@ def train_replicas(
     return trained
 
 
-def note_study(experiment: Experiment, study: Study, trained: Sequence[Trained]) -> None:
-    """Put data, trainings and readings into the record, and every difference from Appendix A and §4.1."""
+def rho_setting(rho: float) -> Setting:
+    """ρ as the published tables spell it: whole numbers without a decimal point."""
+    return {"rho": int(rho) if rho == int(rho) else rho}
+
+
+def note_study(experiment: Experiment, study: Study, trained: Sequence[Trained], printed: str | None = None) -> None:
+    """Put data, trainings and readings into the record, and every difference from Appendix A and §4.1.
+
+    `printed` is the data set of the printed figure, where it is not the one the target stands for in Table 2.
+    """
     settings, protocol = study.settings, study.protocol
     experiment.uses_data(f"{study.train.name} train", study.train.manifest)
     experiment.uses_data(f"{study.test.name} test", study.test.manifest)
     for one in trained:
         experiment.uses_run(one.result.key)
     experiment.reads(dfg__model_choice="last", dfg__baseline_recipe="shared", dfg__cmwgan="reconstruction")
-    if settings.target != protocol.printed:
-        experiment.deviates(f"data set: {settings.target} stands in for {protocol.printed}.")
+    if settings.target != (printed or protocol.printed):
+        experiment.deviates(f"data set: {settings.target} stands in for {printed or protocol.printed}.")
     if study.source_name != PROTOCOLS[settings.target].source:
         experiment.deviates(f"source: {study.source_name} here, {protocol.source} in the paper.")
     paper = paper_settings(settings.target, {})
     for name, value in study.schedule:
         if value != getattr(paper, name) and name != "evaluations":
-            experiment.deviates(f"{name}: {value:g} here, {getattr(paper, name):g} in Appendix A.")
+            experiment.deviates(f"{name}: {value} here, {getattr(paper, name)} in Appendix A.")
+    if settings.test_images is not None:
+        experiment.deviates(f"accuracy on {len(study.test)} test images, drawn class by class, not on all of them.")
     if settings.filter_weight_images and settings.reading == "paper":
         experiment.deviates(f"filter weights from {settings.filter_weight_images} images per class, not from all.")
     if settings.combinations is not None and protocol.ratio > 1:
