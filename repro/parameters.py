@@ -31,7 +31,7 @@ from pydantic import (
 from repro.catalogue import Table, nearest
 from repro.errors import UserError
 from repro.files import content_hash
-from repro.vocabulary import ArchitectureName, DatasetName, DFGMethod, DFGTarget, Gate, Preset
+from repro.vocabulary import ArchitectureName, DatasetName, DFGTarget, Gate, Preset
 
 _NAMES: dict[str, Any] = {
     "int": int,
@@ -50,7 +50,6 @@ _NAMES: dict[str, Any] = {
     "ArchitectureName": ArchitectureName,
     "Gate": Gate,
     "DFGTarget": DFGTarget,
-    "DFGMethod": DFGMethod,
 }
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -60,6 +60,12 @@ class StudySettings(BaseModel):
     filter_weight_images: int | None = None
     """Images per class in eq. (6); None is the reading's own."""
     seed: int = 0
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Any], target: DFGTarget | None = None) -> "StudySettings":
+        """From a notebook's parameters of the same names; `target` where the notebook has several."""
+        own = {name: value for name, value in parameters.items() if name in cls.model_fields}
+        return cls.model_validate(own if target is None else own | {"target": target})
 
     @property
     def readings(self) -> DFGReadings:

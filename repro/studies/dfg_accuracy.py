@@ -8,10 +8,13 @@ from repro.evidence.record import Row, Setting
 from repro.evidence.verdicts import decide
 from repro.studies.dfg import Study, Trained
 from repro.training.tasks import chosen_accuracies
+from repro.vocabulary import DFGMethod
 
 METRICS = ("top1_accuracy", "macro_recall")
-CONTROLS = ("reweighting", "class_balanced")
-"""Modern controls on top of the paper's methods; like DFG they start from the source."""
+CONTROLS: tuple[DFGMethod, ...] = ("whole_transfer", "reweighting", "class_balanced")
+"""On top of the paper's methods: all layers trained from the source, plainly and with two kinds of class weights."""
+METHODS: tuple[DFGMethod, ...] = ("original", "fine_tuning", "delta", "difa_cmwgan", "dfg", *CONTROLS)
+"""Everything that is trained for Table 2."""
 
 LOSSES = {
     "critic": "critic (1)",
