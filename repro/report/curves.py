@@ -43,7 +43,8 @@ def line_panels(
         if reference is not None:
             axes.axhline(reference, color="0.5", linewidth=1.5)
         for i, (label, values) in enumerate(series.items()):
-            style, marker = LINES[i % len(LINES)], MARKERS[i % len(MARKERS)]
+            turn = i // len(PALETTE)  # beyond eight lines colours repeat, dashes and markers move on
+            style, marker = LINES[(i + turn) % len(LINES)], MARKERS[(i + turn) % len(MARKERS)]
             axes.plot(steps, values, style, marker=marker, markersize=4, color=PALETTE[i % len(PALETTE)], label=label)
         axes.set_title(name)
         axes.set_xlabel(x_label)

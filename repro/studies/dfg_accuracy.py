@@ -91,6 +91,10 @@ def spread_rows(study: Study, results: Results, setting: Setting) -> list[Row]:
 
 def verdicts(results: Results, labels: Mapping[str, str], against: Sequence[str], better: str = "dfg") -> list[str]:
     """One sentence per claim "`better` is more accurate than …", decided by the paired interval alone."""
+
+    def label(method: str) -> str:
+        return labels.get(method, method.replace("_", " "))
+
     sentences = []
     for metric in METRICS:
         mine = _by_combination(results[better], metric)
@@ -99,7 +103,7 @@ def verdicts(results: Results, labels: Mapping[str, str], against: Sequence[str]
             difference = paired_interval(mine, theirs, over="seeds")
             verdict = decide(difference, "greater")
             sentences.append(
-                f"{labels.get(better, better)} above {labels.get(other, other)} in {metric.replace('_', ' ')}: "
+                f"{label(better)} above {label(other)} in {metric.replace('_', ' ')}: "
                 f"{verdict.word} (difference {difference.value:+.1f} points, 95 % interval {difference.low:+.1f} to "
                 f"{difference.high:+.1f}, paired over n = {len(mine)} class combinations)."
             )
