@@ -24,7 +24,8 @@ def frechet_distance(first: Float[Tensor, "n d"], second: Float[Tensor, "m d"]) 
         )
     one, other = first.double(), second.double()
     gap = (one.mean(0) - other.mean(0)).square().sum()
-    cov_one, cov_other = torch.cov(one.T), torch.cov(other.T)
+    size = (one.shape[1], one.shape[1])  # `torch.cov` of one column is a number
+    cov_one, cov_other = torch.cov(one.T).reshape(size), torch.cov(other.T).reshape(size)
     root = _square_root(cov_one)
     # The eigenvalues of Σ₁Σ₂ are those of the symmetric Σ₁^½ Σ₂ Σ₁^½.
     values = torch.linalg.eigvalsh(root @ cov_other @ root).clamp(min=0)

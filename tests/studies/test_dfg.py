@@ -1,4 +1,4 @@
-"""DFG's studies: plans, class order, splitting of groups, rows that address printed cells, distances, printed tables."""
+"""DFG's studies: plans, class order, splitting of groups, rows of printed cells, distances, printed tables."""
 
 from pathlib import Path
 
