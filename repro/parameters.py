@@ -36,6 +36,7 @@ from repro.vocabulary import (
     CAMMethod,
     CAMNetworkName,
     DatasetName,
+    DFGTarget,
     EGAReading,
     Gate,
     Preset,
@@ -60,6 +61,7 @@ _NAMES: dict[str, Any] = {
     "CAMMethod": CAMMethod,
     "CAMNetworkName": CAMNetworkName,
     "EGAReading": EGAReading,
+    "DFGTarget": DFGTarget,
 }
 
 

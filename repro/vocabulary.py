@@ -56,3 +56,11 @@ EGAReading = Literal[
     "released",
 ]
 """Changes to the paper's EGA, one reading at a time; `released` is the authors' whole script."""
+
+DFGTarget = Literal["digits", "svhn", "fashion_mnist", "stl10", "cinic10", "caltech256", "food101"]
+"""Target data sets of DFG's Table 2, and the smoke preset's stand-in `digits`."""
+
+DFGMethod = Literal[
+    "original", "fine_tuning", "delta", "difa_cmwgan", "dfg", "reweighting", "class_balanced", "whole_transfer"
+]
+"""Methods of DFG's Table 2, then our controls."""

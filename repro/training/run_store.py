@@ -85,6 +85,10 @@ class RunStore:
                 return done
             return self._train(folder, config, train)
 
+    def finished(self, config: RunConfig) -> RunResult | None:
+        """The result of `config` if it was trained already."""
+        return self._load(self.root / config.key, config.key)
+
     def _locked(self, folder: Path, key: str) -> FileLock:
         # An operating-system lock: it vanishes with its process, so a killed trainer never leaves a stale one.
         lock = FileLock(folder / "lock")
