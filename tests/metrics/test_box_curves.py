@@ -123,6 +123,7 @@ def test_properties(seed: int):
     assert torch.equal(box_curves(maps * 4 - 8, truth, side=None).iou, curves.iou)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_bad_input_is_named():
     grid, truth = torch.zeros(1, 4, 5), [np.array([[0, 0, 1, 1]])]
     with pytest.raises(ValueError, match="expected \\(n, h, w\\)"):

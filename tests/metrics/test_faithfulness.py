@@ -115,7 +115,7 @@ def test_a_zero_map_explains_nothing_and_a_map_of_ones_everything() -> None:
     assert torch.equal(scores.masked.probability[:, 1], scores.original.probability)
     assert scores.constant.tolist() == [[True, True, False]] * 5
     only_ones = explanation_scores(network, inputs, torch.ones(5, 2, 4, 4), None, FaithfulnessSettings())
-    assert torch.equal(only_ones.masked.logit, scores.original.logit[:, None].expand(-1, 2))
+    assert torch.equal(only_ones.masked.logit, only_ones.original.logit[:, None].expand(-1, 2))
 
 
 def test_batches_and_methods_do_not_change_a_score() -> None:

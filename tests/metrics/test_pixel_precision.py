@@ -52,6 +52,7 @@ def test_pxap_by_hand_and_ignored_pixels():
     assert metric.compute() == alone.compute()
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_bad_masks_are_named():
     scores = torch.rand(1, 4, 4)
     with pytest.raises(ValueError, match="other than 0, 1 and 255"):
