@@ -134,8 +134,13 @@ def test_frechet_distance() -> None:
     expected = (first.mean(0) - second.mean(0)).square().sum() + (one + other - 2 * root).trace()
     assert frechet_distance(first, second) == pytest.approx(expected.item())
     assert frechet_distance(first, first) == pytest.approx(0, abs=1e-9)
-    with pytest.raises(ValueError, match="equal columns"):
-        frechet_distance(first, second[:, :3])
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_frechet_distance_needs_two_rows_and_equal_columns() -> None:
+    for first, second in ((torch.ones(5, 4), torch.ones(5, 3)), (torch.ones(1, 4), torch.ones(5, 4))):
+        with pytest.raises(ValueError, match="equal columns"):
+            frechet_distance(first, second)
 
 
 def test_share_inside_and_spread_by_hand() -> None:
