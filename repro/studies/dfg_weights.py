@@ -1,6 +1,6 @@
 """Class-wise filter weights over training (Figure 5 of DFG)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -32,6 +32,19 @@ def representative_filters(histories: Mapping[float, Float[Tensor, "u k f"]], co
     """The filters whose source weights differ most between classes: the paper does not say how its two were chosen."""
     start = next(iter(histories.values()))[0]
     return start.std(dim=0).argsort(descending=True)[:count].tolist()
+
+
+def weight_panels(
+    histories: Mapping[float, Mapping[str, Float[Tensor, "u k f"]]], filters: Sequence[int], classes: Sequence[str]
+) -> dict[str, dict[str, list[float]]]:
+    """Blended weights over updates: one panel per ρ and filter, one line per class."""
+    return {
+        f"filter {filter + 1}, ρ = {rho:g}": {
+            name: history["blend"][:, index, filter].tolist() for index, name in enumerate(classes)
+        }
+        for rho, history in histories.items()
+        for filter in filters
+    }
 
 
 def spread_rows(study: Study, trained: Mapping[float, Trained]) -> list[Row]:

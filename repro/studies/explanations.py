@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from repro.explain import (
@@ -102,6 +102,16 @@ class Explanations:
         if method not in self.methods:
             raise ValueError(f"method '{method}' was not explained; there are {', '.join(self.methods)}")
         return self.tensors[name][:, self.methods.index(method)]
+
+    def of_images(self, chosen: Bool[Tensor, " n"]) -> Explanations:
+        """The same explanations of some of the images."""
+        return replace(self, tensors={name: value[chosen] for name, value in self.tensors.items()})
+
+
+def area_reached(explanations: Explanations, tolerance: float = 0.005) -> Bool[Tensor, " n"]:
+    """Images whose control map has ScoreCAM++'s area; a map with too few pixels above zero cannot be widened to it."""
+    difference = explanations.column("area", AREA_MATCHED) - explanations.column("area", "scorecampp")
+    return difference.abs() <= tolerance
 
 
 class _Rows:

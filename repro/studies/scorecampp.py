@@ -21,7 +21,7 @@ from repro.metrics import (
     explanation_maps,
 )
 from repro.metrics.scoring import ScoreSpace
-from repro.studies.explanations import AREA_MATCHED, Explanations
+from repro.studies.explanations import AREA_MATCHED, Explanations, area_reached
 from repro.studies.subject import Subject
 
 
@@ -158,6 +158,9 @@ class AreaControl:
     high: float
     better: str
     images: int
+    """Images whose area could be matched; the others are left out of the comparison."""
+    of: int
+    """Images explained."""
 
     @property
     def sentence(self) -> str:
@@ -168,21 +171,30 @@ class AreaControl:
         return (
             f"{self.metric}: at equal map area ScoreCAM++ {outcome} plain Score-CAM "
             f"(difference {self.difference:+.2f} {self.unit}, 95 % interval {self.low:+.2f} to {self.high:+.2f}, "
-            f"n = {self.images} images)."
+            f"n = {self.images} of {self.of} images whose area could be matched)."
         )
 
 
 def area_control(subject: Subject, explanations: Explanations, space: ScoreSpace) -> tuple[list[AreaControl], Measured]:
-    """Compare ScoreCAM++ with the area-matched control on every metric of the paper, paired over images."""
+    """Compare ScoreCAM++ with the area-matched control on every metric of the paper, paired over images.
+
+    The comparison is made on the images whose area could be matched; the control's rows are over all images.
+
+    Raises:
+        ValueError: the area could be matched on no image.
+    """
     table = [Column(AREA_MATCHED, AREA_MATCHED), Column("scorecam", "scorecam"), Column("scorecampp", "scorecampp")]
     every = faithfulness(subject, explanations, table, space, other_space=False)
     every_logit = logit_drop(subject, explanations, table)
+    matched = explanations.of_images(area_reached(explanations))
+    fair = faithfulness(subject, matched, table, space, other_space=False)
+    fair_logit = logit_drop(subject, matched, table)
     seed = subject.settings.seed
     found = []
     for metric, better, unit, source in (
-        ("average_drop", "lower", "%", every),
-        ("increase_in_confidence", "higher", "%", every),
-        ("average_drop_in_logit", "higher", "logit", every_logit),
+        ("average_drop", "lower", "%", fair),
+        ("increase_in_confidence", "higher", "%", fair),
+        ("average_drop_in_logit", "higher", "logit", fair_logit),
     ):
         values = {c.method: source.samples[sample_key(c.method, metric, seed)] for c in table}
         difference = paired_interval(values["scorecampp"], values[AREA_MATCHED], over="images")
@@ -199,6 +211,7 @@ def area_control(subject: Subject, explanations: Explanations, space: ScoreSpace
                 difference.high,
                 better,
                 len(values["scorecampp"]),
+                len(explanations.tensors["original_logit"]),
             )
         )
     own = [row for row in every.rows + every_logit.rows if row.method == AREA_MATCHED]
