@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
@@ -31,6 +33,37 @@ def atomic_path(target: Path) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_locked(lock: Path) -> bool:
+    """Whether a living process holds this lock file; True where that cannot be told, e.g. without write permission."""
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except (Timeout, OSError):
+        return True
+
+
+def remove_temporary_files(folder: Path) -> int:
+    """Delete what `atomic_path` left in `folder` when its process was killed; returns the bytes freed.
+
+    Call it only while no other process writes there, i.e. under the folder's lock.
+    """
+    freed = 0
+    for path in folder.glob(".*.tmp"):
+        freed += path.stat().st_size
+        path.unlink(missing_ok=True)
+    return freed
+
+
+def read_json(path: Path) -> Any | None:
+    """The JSON value of `path`, or None where there is no readable one."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
 
 
 def write_text(target: Path, text: str) -> None:

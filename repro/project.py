@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 
+@cache
 def code_root() -> Path:
     """The folder this package is imported from (the parent of `repro/`)."""
     return Path(__file__).resolve().parents[1]

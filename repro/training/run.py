@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
 import random
 import time
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from repro.files import atomic_path, file_hash, write_json
+from repro.files import atomic_path, file_hash, read_json, write_json
+
+_CHECKPOINT_KEYS = {"step", "state", "random", "history", "metrics", "wall_seconds"}
 
 
 @runtime_checkable
@@ -33,12 +36,8 @@ class Diverged(ArithmeticError):
     """The loss became NaN or infinite; the message says at which step and where the batch was kept."""
 
 
-def read_json(path: Path) -> Any | None:
-    """The JSON value of `path`, or None where there is no readable one."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
+class CheckpointMismatch(ValueError):
+    """A checkpoint is whole but belongs to other networks or optimisers than those being trained."""
 
 
 class Run:
@@ -136,13 +135,17 @@ class Run:
 
     def _restore(self, name: str, state: Mapping[str, Resumable]) -> int:
         for path in reversed(self._checkpoints(name)):
-            recorded = read_json(path.with_suffix(".json"))
-            if recorded is None or recorded.get("sha256") != file_hash(path):
-                print(f"checkpoint {path.name} is damaged; trying the one before")
+            content = _read_checkpoint(path)
+            if content is None:
                 continue
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            for key, value in state.items():
-                _apply(value, content["state"][key])
+            try:
+                for key, value in state.items():
+                    _apply(value, content["state"][key])
+            except (KeyError, ValueError, RuntimeError) as error:
+                raise CheckpointMismatch(
+                    f"{path.name} in {self.folder} does not fit this training ({error}); if the code has changed, "
+                    "raise the configuration's version or delete the run with `repro runs rm`"
+                ) from error
             _apply_random(content["random"])
             self.history = content["history"]
             self.metrics = json.loads(content["metrics"])
@@ -150,6 +153,24 @@ class Run:
             self._started = time.monotonic()
             return int(content["step"])
         return 0
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any] | None:
+    """The content, or None with a message where the file is damaged or is not made of plain tensors and numbers."""
+    recorded = read_json(path.with_suffix(".json"))
+    if not isinstance(recorded, dict) or recorded.get("sha256") != file_hash(path):
+        print(f"checkpoint {path.name} is damaged; trying the one before")
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).strip().splitlines()[0]
+        print(f"checkpoint {path.name} was refused, nothing in it was executed ({reason}); trying the one before")
+        return None
+    if not isinstance(content, dict) or _CHECKPOINT_KEYS - content.keys():
+        print(f"checkpoint {path.name} was not written by this package; trying the one before")
+        return None
+    return content
 
 
 def _capture(value: Resumable) -> Any:

@@ -18,9 +18,12 @@ from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from repro.files import atomic_path, content_hash, write_json
+from repro.files import atomic_path, content_hash, file_hash, read_json, remove_temporary_files, write_json
 from repro.project import runs_root
-from repro.training.run import Run, read_json
+from repro.stored_runs import CONFIG, LOCK, SUMMARY
+from repro.training.run import Run
+
+TENSORS = "result.safetensors"
 
 
 class RunConfig(BaseModel):
@@ -80,7 +83,7 @@ class RunStore:
             run = Run(folder, self.checkpoint_seconds, writes=False)
             return RunResult(config.key, train(run), run.metrics, run.history, run.wall_seconds, reused=False)
         folder.mkdir(parents=True, exist_ok=True)
-        with self._locked(folder, config.key):
+        with self._locked(folder, config):
             if (done := self._load(folder, config.key)) is not None:
                 return done
             return self._train(folder, config, train)
@@ -89,45 +92,49 @@ class RunStore:
         """The result of `config` if it was trained already."""
         return self._load(self.root / config.key, config.key)
 
-    def _locked(self, folder: Path, key: str) -> FileLock:
+    def _locked(self, folder: Path, config: RunConfig) -> FileLock:
+        write_json(folder / CONFIG, {"kind": config.kind, **config.model_dump(mode="json")})
         # An operating-system lock: it vanishes with its process, so a killed trainer never leaves a stale one.
-        lock = FileLock(folder / "lock")
+        lock = FileLock(folder / LOCK)
         try:
             lock.acquire(timeout=0)
             lock.release()
         except Timeout:
-            print(f"run {key} is being trained by another process; waiting for it")
+            print(f"run {config.key} is being trained by another process; waiting for it")
         return lock
 
     def _train(self, folder: Path, config: RunConfig, train: Callable[[Run], dict[str, Tensor]]) -> RunResult:
-        write_json(folder / "config.json", {"kind": config.kind, **config.model_dump(mode="json")})
+        remove_temporary_files(folder)
+        if (folder / SUMMARY).exists():
+            print(f"the result of run {config.key} is damaged; training it again")
+            (folder / SUMMARY).unlink()
         run = Run(folder, self.checkpoint_seconds)
         run.set_state("running")
         try:
-            tensors = train(run)
+            _publish(run, train(run))
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt | SystemExit)
             run.set_state("interrupted" if stopped else "failed", error=f"{type(error).__name__}: {error}")
             raise
-        with atomic_path(folder / "result.safetensors") as temporary:
-            save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
-        # result.json comes last: its presence is what makes a run finished.
-        summary = {"metrics": run.metrics, "history": run.history, "wall_seconds": run.wall_seconds}
-        write_json(folder / "result.json", summary | {"finished": time.time()})
         run.set_state("done")
         run.remove_checkpoints()
         return RunResult(
-            config.key,
-            load_file(folder / "result.safetensors"),
-            run.metrics,
-            run.history,
-            run.wall_seconds,
-            reused=False,
+            config.key, load_file(folder / TENSORS), run.metrics, run.history, run.wall_seconds, reused=False
         )
 
     def _load(self, folder: Path, key: str) -> RunResult | None:
-        summary = read_json(folder / "result.json")
-        if summary is None or not (folder / "result.safetensors").exists():
+        summary, tensors = read_json(folder / SUMMARY), folder / TENSORS
+        if not isinstance(summary, dict) or not tensors.exists() or summary.get("sha256") != file_hash(tensors):
             return None
-        tensors = load_file(folder / "result.safetensors")
-        return RunResult(key, tensors, summary["metrics"], summary["history"], summary["wall_seconds"], reused=True)
+        return RunResult(
+            key, load_file(tensors), summary["metrics"], summary["history"], summary["wall_seconds"], reused=True
+        )
+
+
+def _publish(run: Run, tensors: dict[str, Tensor]) -> None:
+    """Write the result; the summary comes last, since its presence is what makes a run finished."""
+    with atomic_path(run.folder / TENSORS) as temporary:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
+    summary = {"metrics": run.metrics, "history": run.history, "wall_seconds": run.wall_seconds}
+    digest = file_hash(run.folder / TENSORS)
+    write_json(run.folder / SUMMARY, summary | {"sha256": digest, "finished": time.time()})
