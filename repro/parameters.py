@@ -63,6 +63,8 @@ _NAMES: dict[str, Any] = {
     "EGAReading": EGAReading,
     "DFGTarget": DFGTarget,
 }
+# PyYAML lets the errors of its converters through: `!!timestamp x`, `2026-13-45`, `!!bool x`, `!!int x`, deep nesting.
+_NOT_YAML = (yaml.YAMLError, ValueError, TypeError, AttributeError, KeyError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def parameter_model(parameters: list[Parameter]) -> type[BaseModel]:
         # The annotation is code of this repository, evaluated with type names only.
         annotation = eval(parameter.annotation, {"__builtins__": {}}, _NAMES)
         fields[parameter.name] = (annotation, ...)
-    config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+    config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
     return create_model("Parameters", __config__=config, **fields)
 
 
@@ -188,7 +190,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"no parameter file {path}; every preset has one per notebook") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except _NOT_YAML as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise UserError(f"{path}: expected lines 'name: value'")
@@ -206,7 +208,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         raise UserError(f"--set {text}: expected name=value")
     try:
         return name.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
+    except _NOT_YAML:
         raise UserError(f"--set {text}: '{value}' is not a YAML value") from None
 
 

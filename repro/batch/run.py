@@ -9,8 +9,11 @@ from rich.console import Console
 
 from repro.batch.job import Job
 from repro.batch.runner import Outcome, Runner
-from repro.catalogue import Preset, all_tables
+from repro.catalogue import Preset, Table, all_tables
+from repro.errors import UserError
 from repro.evidence.attempt import load_attempt
+from repro.files import atomic_path
+from repro.project import reports_root
 from repro.report.dashboard import write_dashboard
 from repro.report.html import export_notebook
 from repro.report.readme import update_readme
@@ -20,7 +23,12 @@ INTERRUPTED = 130
 
 
 def run_and_report(jobs: Sequence[Job], preset: Preset, jobs_at_once: int, console: Console) -> int:
-    """Run `jobs`, rebuild the dashboard, and return the exit status: 0 all good, 1 failures, 130 interrupted."""
+    """Run `jobs`, rebuild the dashboard, and return the exit status: 0 all good, 1 failures, 130 interrupted.
+
+    Raises:
+        UserError: the reports folder cannot be written.
+    """
+    _check_writable(reports_root() / preset)
     total, counter = len(jobs), 0
 
     def started(job: Job) -> None:
@@ -51,15 +59,37 @@ def _summarise(outcomes: Sequence[Outcome], dashboard: Path, console: Console) -
     return 1 if bad else 0
 
 
+def _check_writable(folder: Path) -> None:
+    """Refuse before any notebook starts rather than fail after hours.
+
+    Raises:
+        UserError: nothing can be written below `folder`.
+    """
+    try:
+        with atomic_path(folder / "write-test") as temporary:
+            temporary.write_text("a report must fit here")
+        (folder / "write-test").unlink()
+    except OSError as error:
+        raise UserError(
+            f"reports cannot be written to {folder}: {error.strerror}; free space, change its permissions or set "
+            "REPRO_REPORTS to another folder"
+        ) from error
+
+
 def rebuild_report(preset: Preset) -> Path:
     """Export every executed notebook again, dashboard, `RESULTS.md`, README. Returns the dashboard's path."""
     for table in all_tables():
-        folder = table.report(preset)
-        if (folder / "notebook.ipynb").exists():
-            attempt = load_attempt(folder)
-            error = attempt.error if attempt and attempt.state != "done" else ""
-            export_notebook(folder / "notebook.ipynb", folder / "index.html", table.title, error)
+        rebuild_page(table, preset)
     if preset != "smoke":
         write_results()
         update_readme(preset)
     return write_dashboard(preset)
+
+
+def rebuild_page(table: Table, preset: Preset) -> None:
+    """Export one executed notebook again, with its error where it failed; nothing where there is none."""
+    folder = table.report(preset)
+    if (folder / "notebook.ipynb").exists():
+        attempt = load_attempt(folder)
+        error = attempt.error if attempt and attempt.state != "done" else ""
+        export_notebook(folder / "notebook.ipynb", folder / "index.html", table.title, error)

@@ -8,7 +8,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Literal
 
 import psutil
@@ -19,6 +21,7 @@ from repro.evidence.record import record_of
 from repro.project import code_root
 
 LOG_NAME = "run.log"
+RUNNER_PID = "REPRO_RUNNER_PID"
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ class Runner:
             "OMP_NUM_THREADS": str(threads),
             **os.environ,
             "REPRO_RUN_ID": job.run_id,
+            RUNNER_PID: str(os.getpid()),
             "PYTHONPATH": os.pathsep.join(paths),
         }
         # A session of its own, so that Ctrl-C reaches the runner alone and it decides the order of ending.
@@ -129,21 +133,29 @@ class Runner:
         folder = job.table.report(job.preset)
         attempt = load_attempt(folder)
         record = record_of(job.table, job.preset)
-        if code == 0 and record is not None and attempt is not None and attempt.state == "done":
+        # The worker has judged its own attempt; the one on disk may already be that of another runner.
+        if code == 0 and record is not None:
             return Outcome(job, "done", seconds)
         if self._stopping:
             _close_attempt(job, attempt, "interrupted", "stopped by the user")
             return Outcome(job, "interrupted", seconds)
         error = attempt.error if attempt and attempt.run_id == job.run_id and attempt.error else ""
-        error = error or f"the worker process ended with status {code}; see {LOG_NAME}"
+        error = error or f"the worker process ended with status {code}; see {LOG_NAME}{_last_words(folder / LOG_NAME)}"
         _close_attempt(job, attempt, "failed", error)
         return Outcome(job, "failed", seconds, error)
 
 
 def _close_attempt(job: Job, attempt: Attempt | None, state: Literal["failed", "interrupted"], error: str) -> None:
-    """Mark an attempt whose worker could not do so itself."""
-    if attempt is not None and attempt.run_id == job.run_id and attempt.state == "running":
-        attempt.model_copy(update={"state": state, "error": error}).save(job.table.report(job.preset))
+    """Mark an attempt whose worker could not do so itself; on a full disk it stays, and reads as interrupted."""
+    if attempt is not None and attempt.run_id == job.run_id and attempt.state in ("running", "interrupted"):
+        with suppress(OSError):
+            attempt.model_copy(update={"state": state, "error": error}).save(job.table.report(job.preset))
+
+
+def _last_words(log: Path) -> str:
+    """The last line a worker wrote, as `: …`; nothing where it wrote none."""
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return f": {lines[-1]}" if lines else ""
 
 
 def end_process_tree(pid: int, patience: float = 3.0) -> None:

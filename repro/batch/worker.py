@@ -7,38 +7,52 @@ and the kernel's transport encryption can be set.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import nbformat
 import papermill
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from repro.batch.job import Job
-from repro.evidence.attempt import Attempt, State
+from repro.batch.runner import RUNNER_PID
+from repro.evidence.attempt import LOCK_NAME, Attempt, State
 from repro.evidence.record import FILE_NAME, InvalidRecord, load_record
-from repro.files import write_text
+from repro.files import remove_temporary_files, write_text
 from repro.project import project_root
 from repro.report.html import export_notebook
+
+
+class RunnerGone(RuntimeError):
+    """The process that ordered a notebook no longer exists."""
+
 
 IOPUB_SECONDS = 600
 KERNEL_START_SECONDS = 300
 
 
 def execute(job: Job) -> State:
-    """Run the notebook, judge it by its record, and write its HTML; returns the state it ended in."""
+    """Run the notebook, judge it by its record, and write its HTML; returns the state it ended in.
+
+    Raises:
+        RunnerGone: whoever ordered this was killed while another runner had the folder.
+    """
     folder = job.table.report(job.preset)
     folder.mkdir(parents=True, exist_ok=True)
     # A second runner on the same folder waits here, then finds the work done.
-    with FileLock(folder / ".lock"):
+    with _turn(folder / LOCK_NAME):
         if not job.force and job.is_current():
             return "done"
+        remove_temporary_files(folder)
         started = datetime.now(UTC).isoformat(timespec="seconds")
         attempt = Attempt(run_id=job.run_id, state="running", parameters_hash=job.parameters_hash, started=started)
         attempt.save(folder)
@@ -49,6 +63,30 @@ def execute(job: Job) -> State:
         update = {"state": state, "seconds": time.monotonic() - clock, "error": error}
         attempt.model_copy(update=update).save(folder)
         return state
+
+
+@contextmanager
+def _turn(path: Path) -> Iterator[None]:
+    """Hold the folder's lock; an order whose runner was killed is given up, lest it overwrite a newer one's result."""
+    lock = FileLock(path)
+    while True:
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            _check_runner()
+            continue
+        break
+    try:
+        _check_runner()
+        yield
+    finally:
+        lock.release()
+
+
+def _check_runner() -> None:
+    runner = os.environ.get(RUNNER_PID)
+    if runner is not None and int(runner) != os.getppid():
+        raise RunnerGone("the runner that ordered this notebook has ended")
 
 
 def _run_notebook(job: Job) -> str:

@@ -8,10 +8,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from repro.files import write_json
+from repro.files import is_locked, write_json
 
 State = Literal["running", "done", "failed", "interrupted"]
 FILE_NAME = "attempt.json"
+LOCK_NAME = ".lock"
+"""Held by the worker as long as it lives; the operating system frees it when the worker is killed."""
 
 
 class Attempt(BaseModel):
@@ -32,8 +34,14 @@ class Attempt(BaseModel):
 
 
 def load_attempt(folder: Path) -> Attempt | None:
-    """The latest attempt, None where there is no readable one."""
+    """The latest attempt, None where there is no readable one.
+
+    One that says `running` while nobody holds the folder's lock is `interrupted`: its worker was killed.
+    """
     try:
-        return Attempt.model_validate(json.loads((folder / FILE_NAME).read_text(encoding="utf-8")))
+        attempt = Attempt.model_validate(json.loads((folder / FILE_NAME).read_text(encoding="utf-8")))
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError, ValidationError):
         return None
+    if attempt.state == "running" and not is_locked(folder / LOCK_NAME):
+        return attempt.model_copy(update={"state": "interrupted", "error": "its process was killed"})
+    return attempt
