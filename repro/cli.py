@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 from rich.console import Console
 
 from repro.catalogue import PRESETS, Preset, all_tables, nearest, select
+from repro.cli_runs import runs_app
 from repro.cli_train import train_app
 from repro.errors import UserError
 from repro.project import code_root
@@ -25,6 +27,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="tables (ega/table1_cub) or papers (ega)")]
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="data sets, see `repro data list`")]
+Where = Literal["here", "snakemake", "slurm"]
 PresetOption = Annotated[str, typer.Option("--preset", "-p", help="smoke, quick or paper")]
 
 
@@ -33,6 +36,14 @@ def _preset(given: str) -> Preset:
         if preset == given:
             return preset
     raise UserError(f"--preset {given}: {nearest(given, PRESETS)} (allowed: {', '.join(PRESETS)})")
+
+
+def _executor(given: str) -> Where:
+    allowed: tuple[Where, ...] = get_args(Where)
+    for where in allowed:
+        if where == given:
+            return where
+    raise UserError(f"--executor {given}: {nearest(given, allowed)} (allowed: {', '.join(allowed)})")
 
 
 @app.command("list")
@@ -53,23 +64,36 @@ def run(
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="replace one parameter")] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="notebooks at a time")] = 1,
     force: Annotated[bool, typer.Option("--force", help="run again even where a current record exists")] = False,
+    executor: Annotated[str, typer.Option("--executor", help="here, snakemake or slurm")] = "here",
+    profile: Annotated[Path | None, typer.Option("--profile", help="folder of a Snakemake profile")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the cluster's jobs, start nothing")] = False,
 ) -> None:
     """Run notebooks and write records, HTML and the dashboard. No ID means all of them.
 
     Notebooks whose record is current (same notebook, parameters and code) are not run again. The exit status is 0
     only if every requested notebook has a valid record.
     """
+    from repro.batch.cluster import run_on_cluster
     from repro.batch.job import make_jobs
     from repro.batch.run import run_and_report
     from repro.parameters import parse_assignment
 
     overrides: dict[str, Any] = dict(parse_assignment(text) for text in set_ or [])
-    chosen = _preset(preset)
-    raise typer.Exit(run_and_report(make_jobs(select(ids or []), chosen, overrides, force), chosen, jobs, console))
+    chosen, where = _preset(preset), _executor(executor)
+    if where == "here" and (dry_run or profile):
+        raise UserError("--dry-run and --profile belong to --executor snakemake or slurm")
+    todo = make_jobs(select(ids or []), chosen, overrides, force)
+    if where == "here":
+        raise typer.Exit(run_and_report(todo, chosen, jobs, console))
+    code = run_on_cluster(
+        todo, chosen, where, console, assignments=set_ or [], profile=profile, jobs_at_once=jobs, dry_run=dry_run
+    )
+    raise typer.Exit(code)
 
 
 data_app = typer.Typer(help="Data sets: what there is, whether it is complete, how to get it.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.add_typer(runs_app, name="runs")
 app.add_typer(train_app, name="train")
 
 
@@ -152,12 +176,18 @@ def bench(
 
 
 def main() -> None:
-    """Run the command; mistakes of the user become one message and status 2, never a traceback."""
+    """Run the command; mistakes of the user become one message and status 2, a full or closed disk one and status 1."""
     try:
         app()
     except UserError as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error.strerror}{where}", markup=False)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

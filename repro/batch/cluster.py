@@ -1,0 +1,133 @@
+"""Runs notebooks through Snakemake, on this machine or on SLURM; every job is an ordinary `repro run ID`.
+
+Snakemake only schedules. What is stale is decided here, from content hashes, so that a changed time stamp never costs
+GPU-days. It is optional (`pip install .[cluster]`) and may live in an environment of its own, found on PATH.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+from rich.console import Console
+
+from repro.batch.job import Job
+from repro.batch.run import rebuild_page
+from repro.catalogue import Preset, Table
+from repro.errors import UserError
+from repro.files import write_json
+from repro.parameters import read_yaml
+from repro.project import code_root, reports_root
+from repro.report.dashboard import write_dashboard
+
+Executor = Literal["snakemake", "slurm"]
+_HERE = Path(__file__).parent
+_PROFILES: Mapping[Executor, str] = {"snakemake": "local", "slurm": "slurm"}
+
+
+class Resources(BaseModel):
+    """What one notebook asks of a cluster."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    gpu: NonNegativeInt
+    cpus_per_task: PositiveInt
+    mem_mb: PositiveInt
+    """Host memory."""
+    runtime: PositiveInt
+    """Minutes."""
+
+    @property
+    def flags(self) -> str:
+        """As `sbatch` gets them from Snakemake's SLURM executor."""
+        gpus = f" --gpus={self.gpu}" if self.gpu else ""
+        return f"-t {self.runtime} --mem {self.mem_mb} --cpus-per-task={self.cpus_per_task}{gpus}"
+
+
+def resources_of(table: Table, preset: Preset) -> Resources:
+    """The first line of `resources.yaml` whose pattern fits."""
+    lines: list[dict[str, Any]] = read_yaml(_HERE / "resources.yaml")[preset]
+    fitting = next(line for line in lines if fnmatch(table.id, line["tables"]))
+    return Resources.model_validate({name: value for name, value in fitting.items() if name != "tables"})
+
+
+def run_on_cluster(
+    jobs: Sequence[Job],
+    preset: Preset,
+    executor: Executor,
+    console: Console,
+    *,
+    assignments: Sequence[str] = (),
+    profile: Path | None = None,
+    jobs_at_once: int = 1,
+    dry_run: bool = False,
+) -> int:
+    """Run what is not current and return the exit status: 0 where every job has a valid record, else 1.
+
+    Args:
+        assignments: the `NAME=VALUE` texts of `--set`, passed on to every job.
+        profile: folder with a Snakemake `config.yaml` of the site's own, instead of the package's.
+        jobs_at_once: notebooks at a time; a SLURM profile's own `jobs` is used where this is 1.
+        dry_run: show jobs and submission lines, start nothing.
+
+    Raises:
+        UserError: Snakemake is not installed.
+    """
+    waiting = [job for job in jobs if job.force or not job.is_current()]
+    if not waiting:
+        console.print(f"nothing to do: all {len(jobs)} records are current (use --force to run again)")
+        return 0
+    folder = reports_root() / preset / ".workflow"
+    write_json(folder / "config.json", _configuration(waiting, preset, assignments))
+    command = _snakemake(folder, executor, profile, jobs_at_once) + (["--dry-run"] if dry_run else [])
+    if dry_run:
+        for job in waiting:
+            asked = resources_of(job.table, preset).flags
+            console.print(f"sbatch {asked}: repro run {job.table.id} --preset {preset}", markup=False)
+    code = subprocess.run(command, env=_environment(), check=False).returncode
+    if dry_run:
+        return 1 if code else 0
+    # One judge: the records, not the scheduler's exit status.
+    missing = [job.table for job in waiting if not job.is_current()]
+    for table in missing:
+        rebuild_page(table, preset)  # Snakemake deletes the page of a failed job, which tells what went wrong
+        console.print(f"failed: {table.id}: see {table.report(preset) / 'index.html'}", markup=False)
+    dashboard = write_dashboard(preset)
+    console.print(f"{len(jobs) - len(missing)} of {len(jobs)} records valid; dashboard: {dashboard}", markup=False)
+    return 1 if missing else 0
+
+
+def _configuration(jobs: Sequence[Job], preset: Preset, assignments: Sequence[str]) -> dict[str, Any]:
+    options = ["--preset", preset, *(f"--set={text}" for text in assignments)]
+    options += ["--force"] if jobs[0].force else []
+    return {
+        "preset": preset,
+        "reports": str(reports_root()),
+        "command": shlex.join([sys.executable, "-m", "repro.cli"]),
+        "options": shlex.join(options),
+        "tables": {job.table.id: resources_of(job.table, preset).model_dump() for job in jobs},
+    }
+
+
+def _snakemake(folder: Path, executor: Executor, profile: Path | None, jobs_at_once: int) -> list[str]:
+    beside = Path(sys.executable).with_name("snakemake")
+    program = str(beside) if beside.exists() else shutil.which("snakemake")
+    if program is None:
+        raise UserError(f"--executor {executor} needs Snakemake; install it: pip install '.[cluster]'")
+    command = [program, "--snakefile", str(_HERE / "workflow" / "Snakefile"), "--directory", str(folder)]
+    command += ["--configfile", str(folder / "config.json"), "--forceall"]
+    command += ["--profile", str(profile or _HERE / "workflow" / "profiles" / _PROFILES[executor])]
+    return command + (["--jobs", str(jobs_at_once)] if executor == "snakemake" or jobs_at_once > 1 else [])
+
+
+def _environment() -> dict[str, str]:
+    paths = [str(code_root()), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
