@@ -63,7 +63,7 @@ def test_prepare_checks_and_loads(source, root):
     assert (root / "dogs_vs_cats" / MANIFEST).stat().st_mtime_ns == before
 
 
-@pytest.mark.faults
+@pytest.mark.faults("missing, extra and changed files of a data set", "named; a new preparation repairs them")
 def test_check_names_what_is_missing_and_damaged_and_prepare_repairs_it(source, root):
     prepare("dogs_vs_cats", source, root)
     folder = root / "dogs_vs_cats/train"
@@ -82,7 +82,7 @@ def test_check_names_what_is_missing_and_damaged_and_prepare_repairs_it(source, 
     assert prepare("dogs_vs_cats", source, root).ok
 
 
-@pytest.mark.faults
+@pytest.mark.faults("damaged image in a data set", "stops the run, or is skipped and counted")
 def test_damaged_images_stop_the_run_or_are_counted(source, root):
     prepare("dogs_vs_cats", source, root)
     good = load_dataset("dogs_vs_cats", "train", root=root)
@@ -100,7 +100,7 @@ def test_damaged_images_stop_the_run_or_are_counted(source, root):
     assert skipped.ids == [good.ids[i] for i in kept] and skipped.images.equal(good.images[kept])
 
 
-@pytest.mark.faults
+@pytest.mark.faults("archive with ../, absolute or drive paths", "refused before anything is written outside")
 @pytest.mark.parametrize(
     "name", ["../outside", "/outside", "a/../../outside", "..\\outside", "C:/outside", "train/../../outside"]
 )
@@ -118,7 +118,7 @@ def test_paths_that_leave_the_folder_are_refused(name, kind, tmp_path):
     assert not list(tmp_path.rglob("*outside*"))
 
 
-@pytest.mark.faults
+@pytest.mark.faults("archive with links or devices", "refused")
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
 def test_links_and_devices_in_a_tar_are_refused(kind, tmp_path):
     info = tarfile.TarInfo("innocent.jpg")
@@ -127,7 +127,7 @@ def test_links_and_devices_in_a_tar_are_refused(kind, tmp_path):
         unpack(tar_of(tmp_path / "evil.tar", {"fine": b"1"}, info), tmp_path / "target")
 
 
-@pytest.mark.faults
+@pytest.mark.faults("zip with a symbolic link", "refused")
 def test_symlink_in_a_zip_is_refused(tmp_path):
     info = zipfile.ZipInfo("link")
     info.external_attr = 0o120777 << 16
@@ -142,7 +142,7 @@ def edition_of(monkeypatch, archive: Path) -> None:
     monkeypatch.setitem(ENTRIES, "dogs_vs_cats", entry)
 
 
-@pytest.mark.faults
+@pytest.mark.faults("unsafe, damaged or incomplete archive", "nothing is left behind")
 def test_nothing_is_left_of_an_unsafe_damaged_or_incomplete_archive(source, root, monkeypatch):
     good = next(source.rglob("pets.tar"))
     cut = source / "cut.tar"
@@ -159,7 +159,7 @@ def test_nothing_is_left_of_an_unsafe_damaged_or_incomplete_archive(source, root
         assert not list(root.iterdir()), archive.name
 
 
-@pytest.mark.faults
+@pytest.mark.faults("disk full while preparing data", "nothing is left behind, what was there stays")
 def test_full_disk_leaves_nothing_and_keeps_what_was_there(source, root, monkeypatch):
     prepare("dogs_vs_cats", source, root)
     (root / "dogs_vs_cats/train/cat.1.jpg").unlink()

@@ -53,7 +53,7 @@ def test_changed_and_returning_files_are_noticed(root):
     assert load(root).manifest == first.manifest
 
 
-@pytest.mark.faults
+@pytest.mark.faults("disk full or crash while writing the image cache", "no cache is left, the next load succeeds")
 @pytest.mark.parametrize("moment", ["allocate", "decode", "index"])
 def test_full_disk_or_crash_leaves_no_cache(root, monkeypatch, moment):
     def full(*_: object) -> None:
@@ -72,6 +72,7 @@ def test_full_disk_or_crash_leaves_no_cache(root, monkeypatch, moment):
     assert len(load(root)) == 2
 
 
+@pytest.mark.faults("two processes fill one image cache", "one result, both use it")
 def test_two_processes_filling_at_once_share_one_result(root, monkeypatch):
     real = cache.write_json
 

@@ -1,0 +1,78 @@
+"""The cluster path with stand-ins for SLURM's commands (tests/cluster/stand_in): no real cluster is involved."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny_project import project  # noqa: F401 (a fixture)
+
+from repro.batch.cluster import resources_of
+from repro.batch.job import make_jobs
+from repro.batch.runner import Runner
+from repro.catalogue import PRESETS, Table, all_tables
+from repro.evidence.record import record_of
+
+Project = Callable[[str, str], Path]
+HERE = Path(__file__).parent
+SNAKEMAKE = shutil.which("snakemake") or (Path(sys.executable).with_name("snakemake").exists() and "beside python")
+needs_snakemake = pytest.mark.skipif(not SNAKEMAKE, reason="Snakemake is not installed: pip install '.[cluster]'")
+
+
+def repro(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command with the stand-ins first on PATH."""
+    (tmp_path / "slurm").mkdir(exist_ok=True)
+    path = os.pathsep.join([str(HERE / "stand_in"), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "STAND_IN": str(tmp_path / "slurm"), "REPRO_PROJECT": str(tmp_path)}
+    command = [sys.executable, "-m", "repro.cli", "run", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=900)
+
+
+def test_every_table_has_resources() -> None:
+    for preset in PRESETS:
+        for table in all_tables():
+            resources_of(table, preset)
+    assert resources_of(Table("ega/table2_ilsvrc"), "paper").runtime > resources_of(Table("dfg/x"), "paper").runtime
+
+
+@needs_snakemake
+def test_dry_run_shows_jobs_and_submission_lines(project: Project, tmp_path: Path) -> None:  # noqa: F811
+    project("ega/table1", "")
+    project("dfg/table1", "")
+    result = repro(tmp_path, "--executor", "slurm", "--dry-run")
+    assert result.returncode == 0, result.stdout + result.stderr
+    for id in ("ega/table1", "dfg/table1"):
+        assert f"sbatch -t 30 --mem 4000 --cpus-per-task=2: repro run {id} --preset smoke" in result.stdout
+    assert "rule table" in result.stdout + result.stderr
+    assert not (tmp_path / "slurm" / "sbatch.log").exists(), "a dry run submitted something"
+    assert record_of(Table("ega/table1"), "smoke") is None
+
+
+@needs_snakemake
+@pytest.mark.faults("one failing notebook on a stand-in SLURM cluster", "the rest finish; a second call runs only it")
+def test_stand_in_cluster(project: Project, tmp_path: Path) -> None:  # noqa: F811
+    project("ega/table2", "")
+    Runner(jobs_at_once=1).run(make_jobs(all_tables(), "smoke"))
+    project("ega/table2", "raise ValueError('on purpose')")
+    project("ega/table1", "")
+    project("dfg/table1", "")
+    options = ["--executor", "slurm", "--profile", str(HERE / "profile")]
+    first = repro(tmp_path, *options)
+    log = tmp_path / "slurm" / "sbatch.log"
+    assert first.returncode == 1, first.stdout + first.stderr
+    assert "failed: ega/table2" in first.stdout and "2 of 3 records valid" in first.stdout
+    submitted = log.read_text().splitlines()
+    assert len(submitted) == 3
+    assert all("-t 30 --mem 4000" in line and "--cpus-per-task=2" in line for line in submitted)
+    assert record_of(Table("dfg/table1"), "smoke") and record_of(Table("ega/table1"), "smoke")
+    assert record_of(Table("ega/table2"), "smoke"), "the failed re-run cost the earlier record"
+    assert "on purpose" in (Table("ega/table2").report("smoke") / "index.html").read_text()
+    project("ega/table2", "mended = True")
+    second = repro(tmp_path, *options)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert len(log.read_text().splitlines()) == 4, "a second call ran more than what was missing"
+    third = repro(tmp_path, *options)
+    assert third.returncode == 0 and "nothing to do" in third.stdout

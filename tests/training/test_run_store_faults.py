@@ -1,0 +1,199 @@
+"""The run store under faults: full disks, damage, planted files, clocks, several processes. Nothing is lost."""
+
+import errno
+import os
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import killable
+import pytest
+import torch
+from test_run_store import Killed, Toy, store, toy_training
+from torch import Tensor
+from typer.testing import CliRunner
+
+from repro.cli import app
+from repro.errors import UserError
+from repro.files import file_hash, write_json
+from repro.stored_runs import collect_garbage, find_run, remove_run, stored_runs
+from repro.training import Run
+from repro.training.run import CheckpointMismatch
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> dict[str, Tensor]:
+    tensors = store(tmp_path / "whole").run(Toy(), toy_training(Toy())).tensors
+    return {name: value.clone() for name, value in tensors.items()}  # loaded tensors are mapped from the file
+
+
+def cut(root: Path, die_at: int = 8) -> Path:
+    """An interrupted run; returns its newest checkpoint."""
+    with pytest.raises(Killed):
+        store(root).run(Toy(), toy_training(Toy(), die_at))
+    return root / Toy().key / f"checkpoint-train-{die_at}.pt"
+
+
+def resume(root: Path, expected: dict[str, Tensor]) -> None:
+    found = store(root).run(Toy(), toy_training(Toy()))
+    assert not found.reused
+    assert all(torch.equal(found.tensors[name], value) for name, value in expected.items())
+
+
+class Planted:
+    """A pickle whose loading would create a file."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.proof),)
+
+
+@pytest.mark.faults("pickle planted as checkpoint, its checksum too", "nothing in it runs, the one before is used")
+def test_a_planted_pickle_is_refused(tmp_path: Path, whole: dict[str, Tensor], capsys: pytest.CaptureFixture) -> None:
+    newest = cut(tmp_path / "cut")
+    torch.save({"step": 8, "state": Planted(tmp_path / "executed")}, newest)
+    write_json(newest.with_suffix(".json"), {"sha256": file_hash(newest)})
+    resume(tmp_path / "cut", whole)
+    assert not (tmp_path / "executed").exists()
+    assert "checkpoint-train-8.pt was refused, nothing in it was executed" in capsys.readouterr().out
+    # the plant is real: plain pickle would have run it
+    pickle.loads(pickle.dumps(Planted(tmp_path / "executed")))
+    assert (tmp_path / "executed").exists()
+
+
+@pytest.mark.faults("truncated, emptied or overwritten checkpoint", "the one before is used, the damage is reported")
+@pytest.mark.parametrize("damage", [lambda old: old[:100], lambda old: b"", lambda old: os.urandom(len(old))])
+def test_damaged_checkpoints(
+    damage: Callable[[bytes], bytes], tmp_path: Path, whole: dict[str, Tensor], capsys: pytest.CaptureFixture
+) -> None:
+    newest = cut(tmp_path / "cut")
+    newest.write_bytes(damage(newest.read_bytes()))
+    resume(tmp_path / "cut", whole)
+    assert "checkpoint-train-8.pt is damaged" in capsys.readouterr().out
+
+
+@pytest.mark.faults("every checkpoint damaged", "the training starts again and ends the same")
+def test_all_checkpoints_damaged(tmp_path: Path, whole: dict[str, Tensor]) -> None:
+    newest = cut(tmp_path / "cut")
+    for path in newest.parent.glob("checkpoint-*"):
+        path.write_bytes(b"{}")
+    resume(tmp_path / "cut", whole)
+
+
+@pytest.mark.faults("checkpoint of another network under the same key", "refused with what to do")
+def test_a_checkpoint_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    network = torch.nn.Linear(2, 2)
+    list(Run(tmp_path, 0).steps(3, {"network": network}))
+    with pytest.raises(CheckpointMismatch, match="repro runs rm"):
+        list(Run(tmp_path, 0).steps(5, {"network": torch.nn.Linear(3, 3)}))
+
+
+@pytest.mark.faults("damaged result of a finished training", "noticed by its checksum, trained again, said so")
+@pytest.mark.parametrize("damage", [lambda old: old[:-1], lambda old: old[:-1] + bytes([old[-1] ^ 1])])
+def test_a_damaged_result_is_trained_again(
+    damage: Callable[[bytes], bytes], tmp_path: Path, whole: dict[str, Tensor], capsys: pytest.CaptureFixture
+) -> None:
+    tensors = tmp_path / "whole" / Toy().key / "result.safetensors"
+    tensors.write_bytes(damage(tensors.read_bytes()))
+    resume(tmp_path / "whole", whole)
+    assert "is damaged; training it again" in capsys.readouterr().out
+    assert store(tmp_path / "whole").run(Toy(), toy_training(Toy())).reused
+
+
+@pytest.mark.faults("disk full while writing a checkpoint", "clear error; the run goes on from the checkpoint before")
+def test_disk_full_at_a_checkpoint(tmp_path: Path, whole: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    from repro.training import run as module
+
+    calls, save = iter(range(99)), torch.save
+
+    def fill_the_disk(content: object, path: Path) -> None:
+        if next(calls) == 5:
+            path.write_bytes(b"half a checkpoint")
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        save(content, path)
+
+    monkeypatch.setattr(module.torch, "save", fill_the_disk)
+    with pytest.raises(OSError, match="No space left"):
+        store(tmp_path / "cut").run(Toy(), toy_training(Toy()))
+    (run,) = stored_runs(tmp_path / "cut")
+    assert run.state == "failed" and "No space left" in run.error
+    assert not list(run.folder.glob(".*.tmp")), "a half-written file stayed behind"
+    resume(tmp_path / "cut", whole)
+
+
+@pytest.mark.faults("disk full while writing the result", "the training is not finished; the next call repeats no step")
+def test_disk_full_at_the_result(tmp_path: Path, whole: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    from repro.training import run_store as module
+
+    def fill_the_disk(tensors: dict[str, Tensor], path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(module, "save_file", fill_the_disk)
+        store(tmp_path / "cut").run(Toy(), toy_training(Toy()))
+    assert stored_runs(tmp_path / "cut")[0].state == "failed"
+    resume(tmp_path / "cut", whole)
+
+
+@pytest.mark.faults("clock set back a year during a training", "same result; times stay positive")
+def test_clock_set_back(tmp_path: Path, whole: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    cut(tmp_path / "cut")
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() - 365 * 86400)
+    resume(tmp_path / "cut", whole)
+    (run,) = stored_runs(tmp_path / "cut")
+    assert run.state == "done" and run.wall_seconds > 0
+
+
+@pytest.mark.faults("two processes ask for the same training at once", "one trains, the other waits and loads")
+def test_two_at_once(tmp_path: Path) -> None:
+    first = killable.start("classifier", tmp_path)
+    second = killable.start("classifier", tmp_path)
+    first.join()
+    second.join()
+    assert first.exitcode == second.exitcode == 0
+    (run,) = stored_runs(tmp_path)
+    assert run.state == "done"
+
+
+def test_states_are_derived_and_a_vanished_trainer_is_not_running(tmp_path: Path) -> None:
+    process = killable.start("classifier", tmp_path)
+    while not stored_runs(tmp_path) or stored_runs(tmp_path)[0].state == "pending":
+        time.sleep(0.01)
+    (run,) = stored_runs(tmp_path)
+    assert run.state == "running"
+    with pytest.raises(UserError, match="being trained"):
+        remove_run(run)
+    process.kill()
+    process.join()
+    assert stored_runs(tmp_path)[0].state == "interrupted"
+    (run.folder / ".checkpoint-train-3.pt.abc.tmp").write_bytes(b"x" * 1000)
+    assert collect_garbage(tmp_path) >= 1000
+    assert not list(run.folder.glob(".*.tmp"))
+
+
+def test_the_command_lists_shows_removes_and_collects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPRO_RUNS", str(tmp_path))
+    store(tmp_path).run(Toy(), toy_training(Toy()))
+    cut_key = Toy(seed=1).key
+    with pytest.raises(Killed):
+        store(tmp_path).run(Toy(seed=1), toy_training(Toy(seed=1), 3))
+    listing = CliRunner().invoke(app, ["runs", "list"]).output
+    assert "done" in listing and "failed" in listing and "2 runs" in listing
+    assert '"seed": 1' in CliRunner().invoke(app, ["runs", "show", cut_key]).output
+    assert "freed" in CliRunner().invoke(app, ["runs", "gc"]).output
+    assert len(stored_runs()) == 2, "gc removed a run that can go on"
+    assert CliRunner().invoke(app, ["runs", "rm", cut_key]).exit_code == 0
+    assert [run.key for run in stored_runs()] == [Toy().key]
+    with pytest.raises(UserError, match="no run 'nothing'"):
+        find_run("nothing")
+
+
+def test_listing_does_not_wait_for_torch(tmp_path: Path) -> None:
+    code = "import sys, repro.cli, repro.stored_runs; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
