@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 from jaxtyping import config, install_import_hook
 
+pytest_plugins = ["fault_summary"]
+
 CHECKED = ["data", "models", "losses", "explain", "metrics", "training"]
 install_import_hook(
     [f"repro.{package}" for package in CHECKED],
