@@ -140,8 +140,8 @@ def _state(folder: Path, summary: Any, status: dict[str, Any]) -> tuple[RunState
         return "running", ""
     if said in ("running", "done"):
         return "interrupted", "its process ended without a word"
-    known = next((state for state in get_args(RunState) if state == said), "pending")
-    return known, str(status.get("error", ""))
+    states: tuple[RunState, ...] = get_args(RunState)
+    return next((state for state in states if state == said), "pending"), str(status.get("error", ""))
 
 
 def _size(path: Path) -> int:

@@ -202,7 +202,7 @@ class StoppingRun(Run):
             yield step
 
 
-@pytest.mark.faults
+@pytest.mark.faults("a DFG training stopped between cycles", "the end is bit-identical")
 def test_an_interrupted_training_resumes_to_the_identical_end(
     source: SplitClassifier, make_tasks: MakeTasks, short: DFGSettings, paper: DFGReadings, new_run: NewRun
 ) -> None:

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from cam_helpers import TINY, network, squares
 
-from repro.models import load_classifier
+from repro.models import lenet5, load_classifier
 from repro.training import (
     ClassifierRun,
     ClassifierSettings,
@@ -23,6 +23,10 @@ from repro.training import (
     train_classifier,
     train_ega,
 )
+from repro.training.dfg import train_dfg
+from repro.training.dfg_settings import DFGReadings, DFGSettings
+from repro.training.sampling import ResidentData
+from repro.training.tasks import ReplicaTasks
 
 Training = Callable[[RunStore], RunResult]
 BEGUN = "begun"
@@ -48,7 +52,28 @@ def ega(store: RunStore) -> RunResult:
     return store.run(config, lambda run: train_ega(network(), squares(), settings, run, seed=3))
 
 
-TRAININGS: dict[str, Training] = {"classifier": classifier, "ega": ega}
+class DFGRun(RunConfig):
+    kind: ClassVar[str] = "dfg"
+    settings: DFGSettings
+
+
+def dfg(store: RunStore) -> RunResult:
+    """Four networks, two optimisers each side, filter weights, two replicas."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 255, (60, 1, 32, 32), dtype=torch.uint8, generator=generator)
+    data = ResidentData(images, torch.arange(60) % 10)
+    subset = torch.arange(50)
+    tasks = ReplicaTasks(data, data, 10, [subset, subset], [torch.arange(50, 60)] * 2, [0, 1])
+    settings = DFGSettings(
+        iterations=80, batch=4, critic_updates=2, merged_every=4, filter_weights_every=8, network_lr=1e-3, evaluations=2
+    )
+    torch.manual_seed(5)
+    source = lenet5()
+    config = DFGRun(settings=settings)
+    return store.run(config, lambda run: train_dfg(source, tasks, settings, DFGReadings.paper(), run))
+
+
+TRAININGS: dict[str, Training] = {"classifier": classifier, "ega": ega, "dfg": dfg}
 
 
 def work(name: str, root: Path) -> None:
