@@ -65,7 +65,7 @@ def dfg(store: RunStore) -> RunResult:
     subset = torch.arange(50)
     tasks = ReplicaTasks(data, data, 10, [subset, subset], [torch.arange(50, 60)] * 2, [0, 1])
     settings = DFGSettings(
-        iterations=80, batch=4, critic_updates=2, merged_every=4, filter_weights_every=8, network_lr=1e-3, evaluations=2
+        iterations=32, batch=4, critic_updates=2, merged_every=4, filter_weights_every=8, network_lr=1e-3, evaluations=2
     )
     torch.manual_seed(5)
     source = lenet5()
