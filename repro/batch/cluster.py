@@ -11,7 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
@@ -45,11 +45,13 @@ class Resources(BaseModel):
     runtime: PositiveInt
     """Minutes."""
 
-    @property
-    def flags(self) -> str:
+    training_gpus: NonNegativeInt = 0
+    """Devices of the training job that runs before the notebook; 0 leaves training to the notebook."""
+
+    def flags(self, gpus: int) -> str:
         """As `sbatch` gets them from Snakemake's SLURM executor."""
-        gpus = f" --gpus={self.gpu}" if self.gpu else ""
-        return f"-t {self.runtime} --mem {self.mem_mb} --cpus-per-task={self.cpus_per_task}{gpus}"
+        devices = f" --gpus={gpus}" if gpus else ""
+        return f"-t {self.runtime} --mem {self.mem_mb} --cpus-per-task={self.cpus_per_task}{devices}"
 
 
 def resources_of(table: Table, preset: Preset) -> Resources:
@@ -89,9 +91,8 @@ def run_on_cluster(
     write_json(folder / "config.json", _configuration(waiting, preset, assignments))
     command = _snakemake(folder, executor, profile, jobs_at_once) + (["--dry-run"] if dry_run else [])
     if dry_run:
-        for job in waiting:
-            asked = resources_of(job.table, preset).flags
-            console.print(f"sbatch {asked}: repro run {job.table.id} --preset {preset}", markup=False)
+        for line in _submissions(waiting, preset):
+            console.print(line, markup=False)
     code = subprocess.run(command, env=_environment(), check=False).returncode
     if dry_run:
         return 1 if code else 0
@@ -105,14 +106,23 @@ def run_on_cluster(
     return 1 if missing else 0
 
 
+def _submissions(jobs: Sequence[Job], preset: Preset) -> Iterator[str]:
+    for job in jobs:
+        asked = resources_of(job.table, preset)
+        if asked.training_gpus:
+            words = job.table.id.replace("/", " ")
+            yield f"sbatch {asked.flags(asked.training_gpus)}: repro train {words} --preset {preset}"
+        yield f"sbatch {asked.flags(asked.gpu)}: repro run {job.table.id} --preset {preset}"
+
+
 def _configuration(jobs: Sequence[Job], preset: Preset, assignments: Sequence[str]) -> dict[str, Any]:
     options = ["--preset", preset, *(f"--set={text}" for text in assignments)]
-    options += ["--force"] if jobs[0].force else []
     return {
         "preset": preset,
         "reports": str(reports_root()),
         "command": shlex.join([sys.executable, "-m", "repro.cli"]),
         "options": shlex.join(options),
+        "force": "--force" if jobs[0].force else "",
         "tables": {job.table.id: resources_of(job.table, preset).model_dump() for job in jobs},
     }
 
