@@ -15,6 +15,7 @@ from repro.batch.job import make_jobs
 from repro.batch.runner import Runner
 from repro.catalogue import PRESETS, Table, all_tables
 from repro.evidence.record import record_of
+from repro.parameters import preset_values
 
 Project = Callable[[str, str], Path]
 HERE = Path(__file__).parent
@@ -36,6 +37,17 @@ def test_every_table_has_resources() -> None:
         for table in all_tables():
             resources_of(table, preset)
     assert resources_of(Table("ega/table2_ilsvrc"), "paper").runtime > resources_of(Table("dfg/x"), "paper").runtime
+
+
+def test_training_jobs_are_possible() -> None:
+    from repro.studies.ega import trials_of
+
+    trained = [table for table in all_tables() if resources_of(table, "paper").training_gpus]
+    assert trained
+    for table in trained:
+        values = preset_values(table, "paper")
+        assert trials_of(table.id, values), table.id
+        assert values["batch_size"] % resources_of(table, "paper").training_gpus == 0, table.id
 
 
 @needs_snakemake
