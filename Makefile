@@ -2,6 +2,8 @@
 PYTHON ?= python3
 JOBS ?= 2
 BIN := .venv/bin
+# One thread per process: JOBS processes already fill the machine, and spinning threads would only hinder each other.
+export OMP_NUM_THREADS ?= 1
 
 .PHONY: report test bench
 
