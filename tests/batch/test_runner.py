@@ -64,12 +64,24 @@ def test_a_failed_rerun_keeps_the_record_but_is_failed(project: Project) -> None
     assert record_of(Table("ega/table1"), "smoke") is not None
 
 
+def obey_interrupts() -> None:
+    """A shell that starts jobs in the background makes them ignore SIGINT; the runner under test must not inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupt_ends_every_process(project: Project, tmp_path: Path) -> None:
     marker = tmp_path / "kernel.pid"
     project("ega/table1", f"import os, time, pathlib; pathlib.Path({str(marker)!r}).write_text(str(os.getpid()))\n"
             "time.sleep(600)")  # fmt: skip
     command = [sys.executable, "-m", "repro.cli", "run"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ})
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ},
+        preexec_fn=obey_interrupts,
+    )
     deadline = time.monotonic() + 120
     while not (marker.exists() and marker.read_text()) and time.monotonic() < deadline:
         time.sleep(0.1)
