@@ -65,7 +65,7 @@ def test_a_failed_rerun_keeps_the_record_but_is_failed(project: Project) -> None
 
 
 def obey_interrupts() -> None:
-    """A shell that starts jobs in the background makes them ignore SIGINT; the runner under test must not inherit that."""
+    """A shell makes its background jobs ignore SIGINT; the runner under test must not inherit that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
