@@ -1,6 +1,7 @@
 """The interface of every CAM network: class maps before pooling, logits after it (EGA §3.1, eq. 1–3)."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import torch.nn.functional as F
@@ -17,6 +18,8 @@ class CAMOutput(NamedTuple):
 
     logits: Float[Tensor, "n classes"]
     maps: Float[Tensor, "n classes h w"]
+    auxiliary: Mapping[str, Tensor] = MappingProxyType({})
+    """What the layers of an add-on return beside them, by name, such as the maps of a second branch."""
 
 
 class CAMNetwork(nn.Module):

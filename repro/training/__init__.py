@@ -3,7 +3,7 @@
 from repro.training.cam import OutOfDeviceMemory, prepare_network, train_cam
 from repro.training.classifier import ClassifierRun, ClassifierSettings, accuracy, predicted_classes, train_classifier
 from repro.training.ega import EGASettings, train_ega
-from repro.training.ingredients import AdversarialExamples, EntropyTerm, Ingredient, StepContext
+from repro.training.ingredients import AdversarialExamples, EntropyTerm, Ingredient, SeenBatch, StepContext
 from repro.training.localisation import LocalisationMaps, evaluate_localisation, ten_crop_probabilities
 from repro.training.run import Diverged, Run
 from repro.training.run_store import RunConfig, RunResult, RunStore
@@ -23,6 +23,7 @@ __all__ = [
     "RunConfig",
     "RunResult",
     "RunStore",
+    "SeenBatch",
     "StepContext",
     "TrainingSettings",
     "accuracy",

@@ -96,7 +96,7 @@ def loss_terms(
     """The summands of the objective (EGA eq. 8) from one forward pass, by name."""
     with ExitStack() as stack:
         for ingredient in ingredients:
-            stack.enter_context(ingredient.forward_context(context.network))
+            stack.enter_context(ingredient.forward_context(context))
         output = cam(batch.images)
     views = list(batch.by_view(output.logits).values())
     terms = {"classification": ega_loss(views, batch.target, reduction)}

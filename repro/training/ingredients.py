@@ -32,6 +32,18 @@ class StepContext:
     """The only source of random numbers for hooks."""
 
 
+@dataclass(frozen=True)
+class SeenBatch:
+    """What localisation knows of a batch of evaluated images."""
+
+    network: CAMNetwork
+    images: Float[Tensor, "n 3 height width"]
+    """Normalised."""
+    output: CAMOutput
+    classes: Int[Tensor, " n"]
+    """The classes to localise."""
+
+
 class Ingredient:
     """Hooks of the training loop and of localisation; every default does nothing."""
 
@@ -43,7 +55,7 @@ class Ingredient:
         """Change images or targets of a step; called in the order of the ingredients."""
         return batch
 
-    def forward_context(self, network: CAMNetwork) -> AbstractContextManager[None]:
+    def forward_context(self, context: StepContext) -> AbstractContextManager[None]:
         """What must hold during the forward pass of a step."""
         return nullcontext()
 
@@ -51,8 +63,8 @@ class Ingredient:
         """Weighted terms to add to the cross-entropy, by name."""
         return {}
 
-    def localise(self, output: CAMOutput, classes: Int[Tensor, " n"]) -> Float[Tensor, "n h w"] | None:
-        """The maps that boxes are read from, if not the plain class maps."""
+    def localise(self, seen: SeenBatch) -> Float[Tensor, "n h w"] | None:
+        """The maps that boxes are read from, if not the plain class maps; called in evaluation mode."""
         return None
 
 
@@ -80,8 +92,9 @@ class AdversarialExamples(Ingredient):
         moved = pgd_attack(context.network, batch.images, batch.target, self.attack, context.normalisation, noise)
         return replace(batch, images=torch.cat([batch.images, moved]), views=("clean", "adversarial"))
 
-    def forward_context(self, network: CAMNetwork) -> AbstractContextManager[None]:
+    def forward_context(self, context: StepContext) -> AbstractContextManager[None]:
         """Clean half through the main batch norms, adversarial half through the auxiliary ones."""
+        network = context.network
         return route_batch_norm(network, "mixed") if has_dual_batch_norm(network) else nullcontext()
 
 

@@ -11,7 +11,7 @@ from repro.data.image_set import ImageSet
 from repro.metrics.ten_crop import ten_crop_scores
 from repro.models.cam_network import CAMNetwork
 from repro.training.batches import normalised, resized
-from repro.training.ingredients import Ingredient
+from repro.training.ingredients import Ingredient, SeenBatch
 from repro.training.settings import TrainingSettings
 
 
@@ -51,11 +51,12 @@ def evaluate_localisation(
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, settings.precision == "bf16-mixed"):
         for start in range(0, len(data), batch_size):
             rows = slice(start, start + batch_size)
-            output = network.cam(normalised(resized(data.images[rows].to(device), settings.crop), settings))
+            images = normalised(resized(data.images[rows].to(device), settings.crop), settings)
+            output = network.cam(images)
             classes = data.labels[rows].to(device) if map_class == "label" else output.logits.argmax(1)
             chosen = output.maps[torch.arange(len(classes), device=device), classes]
             for ingredient in ingredients:
-                own = ingredient.localise(output, classes)
+                own = ingredient.localise(SeenBatch(network, images, output, classes))
                 chosen = chosen if own is None else own
             maps.append(chosen.float().cpu())
             scores.append(output.logits.float().cpu())

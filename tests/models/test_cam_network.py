@@ -19,7 +19,7 @@ def test_maps_have_the_asked_side_and_their_means_are_the_logits(name: str, side
     network = BUILDERS[name](feature_map=side).eval()
     images = torch.randn(1, 3, 224, 224)
     with torch.inference_mode():
-        logits, maps = network.cam(images)
+        logits, maps, _ = network.cam(images)
         assert torch.equal(network(images), logits)
     assert maps.shape == (1, 5, side, side)
     assert torch.allclose(maps.mean((2, 3)), logits, atol=1e-5)
@@ -38,7 +38,7 @@ def test_linear_head_weights_the_features_as_equation_3() -> None:
     network = small_cam(3, width=4, head="cam").eval()
     torch.nn.init.normal_(network.classifier.bias)
     images = torch.randn(2, 3, 32, 32)
-    logits, maps = network.cam(images)
+    logits, maps, _ = network.cam(images)
     weight, features = network.classifier.weight, network.features(images)
     assert torch.allclose(maps[1, 2], (weight[2, :, None, None] * features[1]).sum(0), atol=1e-5)
     assert torch.equal(network(images), logits)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from repro.losses import AttackSettings, cam_entropy, pgd_attack
-from repro.models import CAMNetwork, DualBatchNorm2d, route_batch_norm, small_cam
+from repro.models import DualBatchNorm2d, route_batch_norm, small_cam
 from repro.training import (
     Diverged,
     EGASettings,
@@ -65,7 +65,7 @@ def test_terms_are_those_of_equation_8_and_weights_are_applied() -> None:
     reference = copy.deepcopy(trained)  # the mixed pass moves running statistics, which the attack reads
     moved = pgd_attack(reference, clean.images, clean.labels, AttackSettings(), noise=noise)
     with route_batch_norm(reference, "mixed"):
-        logits, maps = reference.cam(torch.cat([clean.images, moved]))
+        logits, maps, _ = reference.cam(torch.cat([clean.images, moved]))
     context = StepContext(trained, TINY.normalisation, batches.random(0))
     batch = transformed(batches.at(0, context.random), parts, context)
     terms = loss_terms(trained.cam, batch, parts, context, "sum")
@@ -134,8 +134,8 @@ def test_training_learns_and_localises(tmp_path: Path) -> None:
 
 def test_an_ingredient_that_localises_replaces_the_maps() -> None:
     class Constant(Ingredient):
-        def localise(self, output, classes):
-            return torch.ones(len(classes), 2, 2)
+        def localise(self, seen):
+            return torch.ones(len(seen.classes), 2, 2)
 
     assert evaluate_localisation(network(), squares(3), TINY, [Constant()]).maps.shape == (3, 2, 2)
 
@@ -161,7 +161,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_batch(tmp_path: Path) -> 
 @pytest.mark.faults("out of memory in CAM training", "the message names the setting to change")
 def test_out_of_memory_names_the_setting(tmp_path: Path) -> None:
     class Hungry(Ingredient):
-        def forward_context(self, network: CAMNetwork):
+        def forward_context(self, context):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(OutOfDeviceMemory, match=r"lower batch_size \(now 8\)"):
