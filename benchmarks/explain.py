@@ -10,6 +10,7 @@ are random with random batch norm statistics: nothing is downloaded. Peers come 
 missing one is left out, and the report says which were there.
 """
 
+import copy
 import importlib.util
 import json
 import platform
@@ -32,7 +33,7 @@ from torch import Tensor, nn
 
 from repro.explain import SCORE_CAM_PRESETS, EngineSettings, GradCAM, ScoreCAM
 from repro.explain.layer_activation import forward_with_activation
-from repro.explain.masked_network import convert, fold_batch_norm, inference_copy
+from repro.explain.masked_network import convert, fold_batch_norm, inference_copy, traced
 from repro.explain.masked_scores import MaskRule, default_batch_size
 
 Liveness = Literal["few_dead", "many_dead"]
@@ -83,6 +84,11 @@ def build_subject(liveness: Liveness, size: int, device: str) -> Subject:
     return Subject(model.to(device), model.layer4, torch.randn(1, 3, size, size).to(device))
 
 
+def own_copy(subject: Subject) -> Subject:
+    """The same for one contestant alone: some peers leave hooks on the model, which would slow down the others."""
+    return copy.deepcopy(subject)
+
+
 def ours(subject: Subject, preset: str, dtype: torch.dtype | None) -> Explain:
     """Our Score-CAM in a peer's reading."""
     engine = EngineSettings(dtype=dtype)
@@ -111,8 +117,11 @@ def torchcam_method(subject: Subject, method: str) -> Explain:
 
 
 def bare_forwards(subject: Subject, dtype: torch.dtype | None) -> Explain:
-    """The floor: one forward pass per live channel in the best layout, masks made beforehand."""
-    network = convert(fold_batch_norm(inference_copy(subject.model)), dtype=dtype, channels_last=True)
+    """One forward pass per live channel in the best layout of the library's own operations, masks made beforehand."""
+    graph = traced(inference_copy(subject.model))
+    assert graph is not None
+    fold_batch_norm(graph)
+    network = convert(graph, dtype=dtype, channels_last=True)
     batch_size = default_batch_size(subject.image)
     passes = live_channels(subject)
     images = subject.image.expand(batch_size, -1, -1, -1) * torch.rand(batch_size, 1, 1, 1).to(subject.image)
@@ -150,22 +159,23 @@ def score_cam_contestants() -> dict[str, Callable[[Subject], Explain]]:
 
 def grad_cam_contestants(subject: Subject) -> dict[str, Explain]:
     """Every implementation of Grad-CAM, by name; ours and Captum's include the upsampling."""
-    explainer = GradCAM(subject.model, subject.layer)
-    captum = LayerGradCam(subject.model, subject.layer)
+    own, its = own_copy(subject), own_copy(subject)
+    explainer = GradCAM(own.model, own.layer)
+    captum = LayerGradCam(its.model, its.layer)
     size = subject.image.shape[-2:]
 
     def captum_map() -> Tensor:
-        cam = captum.attribute(subject.image, TARGET, relu_attributions=True)
+        cam = captum.attribute(its.image, TARGET, relu_attributions=True)
         return F.interpolate(cam, size=size, mode="bilinear")
 
     contestants: dict[str, Explain] = {
-        "repro": lambda: explainer.attribute(subject.image, TARGET),
+        "repro": lambda: explainer.attribute(own.image, TARGET),
         "captum": captum_map,
     }
     if installed("pytorch-grad-cam"):
-        contestants["pytorch-grad-cam"] = pytorch_grad_cam_method(subject, "GradCAM")
+        contestants["pytorch-grad-cam"] = pytorch_grad_cam_method(own_copy(subject), "GradCAM")
     if installed("torchcam"):
-        contestants["torchcam"] = torchcam_method(subject, "GradCAM")
+        contestants["torchcam"] = torchcam_method(own_copy(subject), "GradCAM")
     return contestants
 
 
@@ -276,7 +286,7 @@ def print_timings(timings: list[Timing]) -> None:
 def compare_network(liveness: Liveness, size: int, device: str, threads: list[int], rounds: int) -> dict[str, object]:
     """All comparisons on one network."""
     subject = build_subject(liveness, size, device)
-    score_cams = {title: build(subject) for title, build in score_cam_contestants().items()}
+    score_cams = {title: build(own_copy(subject)) for title, build in score_cam_contestants().items()}
     live = live_channels(subject)
     differences = map_differences(subject, score_cams)
     print(f"{liveness}: {live} of 512 channels live; largest map differences {differences}", flush=True)
