@@ -50,11 +50,7 @@ def build_network(
     """
     state = None if weights is None else read_weights(weights, _TORCHVISION.get(name))
     torch.manual_seed(seed)
-    network = _BUILDERS[name](classes, state, width)
-    if name == "squeezenet":
-        # Without batch norm its features are large: Xavier weights start at a loss of 40 and kill the head's ReLUs.
-        torch.nn.init.normal_(network.classifier.weight, std=1e-3)
-    return network
+    return _BUILDERS[name](classes, state, width)
 
 
 def weights_key(weights: str | None) -> str:
