@@ -1,6 +1,14 @@
 """CAM classifiers, dual batch norm, extractor/classifier splits, feature GAN."""
 
-from repro.models.cam_backbones import googlenet_cam, inception_v3_cam, small_cam, squeezenet_cam, vgg16_cam
+from repro.models.cam_backbones import (
+    alexnet_gap,
+    googlenet_cam,
+    inception_v3_cam,
+    small_cam,
+    small_inception,
+    squeezenet_cam,
+    vgg16_cam,
+)
 from repro.models.cam_network import CAMNetwork, CAMOutput
 from repro.models.classifiers import ARCHITECTURES, Architecture, ArchitectureName, Classifier, load_classifier
 from repro.models.dual_batch_norm import (
@@ -46,6 +54,7 @@ __all__ = [
     "SplitClassifier",
     "Weights",
     "WeightsUnavailable",
+    "alexnet_gap",
     "drop_auxiliary",
     "googlenet_cam",
     "has_dual_batch_norm",
@@ -55,6 +64,7 @@ __all__ = [
     "resnet50_split",
     "route_batch_norm",
     "small_cam",
+    "small_inception",
     "small_vit",
     "split_classifier",
     "squeezenet_cam",
