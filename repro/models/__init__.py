@@ -9,7 +9,7 @@ from repro.models.cam_backbones import (
     squeezenet_cam,
     vgg16_cam,
 )
-from repro.models.cam_network import CAMNetwork, CAMOutput
+from repro.models.cam_network import CAMNetwork, CAMOutput, pooled_maps
 from repro.models.classifiers import ARCHITECTURES, Architecture, ArchitectureName, Classifier, load_classifier
 from repro.models.dual_batch_norm import (
     DualBatchNorm2d,
@@ -61,6 +61,7 @@ __all__ = [
     "inception_v3_cam",
     "lenet5",
     "load_classifier",
+    "pooled_maps",
     "resnet50_split",
     "route_batch_norm",
     "small_cam",

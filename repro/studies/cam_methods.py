@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from repro.losses import AttackSettings
 from repro.losses.ega import Reduction
 from repro.training import EGASettings, Ingredient, TrainingSettings
+from repro.training.comparators import ACoLSettings
 from repro.vocabulary import CAMMethod, EGAReading
 
 
@@ -42,6 +43,7 @@ METHODS: dict[CAMMethod, Callable[[TrainingSettings], MethodSettings]] = {
     "cam": EGASettings.baseline,
     "cam_adversarial": _cam_adversarial,
     "ega": EGASettings.paper,
+    "acol": lambda training: ACoLSettings(training=training),
 }
 
 READINGS: Mapping[EGAReading, dict[str, Any]] = {
