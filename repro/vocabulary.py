@@ -52,7 +52,7 @@ CAMNetworkName = Literal[
 ]
 """Networks with class activation maps; `vgg16_benchmark` and `inception_v3` are those of EGA's released code."""
 
-CAMMethod = Literal["cam", "cam_adversarial", "ega", "acol"]
+CAMMethod = Literal["cam", "cam_adversarial", "ega", "acol", "danet", "spg"]
 """Methods of weakly supervised localisation that can be trained."""
 
 EGAReading = Literal[

@@ -77,7 +77,7 @@ def ranking_plot(errors: Mapping[str, Estimate], letters: Sequence[str], label: 
 
     Args:
         errors: estimate per method, best first.
-        letters: letters per method, in the same order; methods that share one do not differ.
+        letters: letters per method, in the same order; methods that share one do not differ. Empty where undecided.
         label: metric with its unit; lower is better.
         title: what to see.
     """
@@ -88,8 +88,9 @@ def ranking_plot(errors: Mapping[str, Estimate], letters: Sequence[str], label: 
         axes.errorbar(estimate.value, place, xerr=spread, fmt="o", color=PALETTE[0], capsize=3)
         axes.annotate(group, (1.02, place), xycoords=("axes fraction", "data"), va="center", family="monospace")
     axes.set_yticks(range(len(errors)), list(errors))
-    axes.invert_yaxis()
-    axes.set_xlabel(f"{label}\nlower is better; methods that share a letter cannot be told apart")
+    axes.set_ylim(len(errors) - 0.5, -0.5)
+    key = "; methods that share a letter cannot be told apart" if any(letters) else ""
+    axes.set_xlabel(f"{label}\nlower is better{key}")
     axes.set_title(title)
     return figure
 

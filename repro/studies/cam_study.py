@@ -14,7 +14,7 @@ from torch import Tensor
 
 from repro.data import ImageSet, load_dataset
 from repro.models import CAMNetwork
-from repro.studies.cam_methods import MethodSettings, method_settings
+from repro.studies.cam_methods import MethodSettings, for_classes, method_settings
 from repro.studies.cam_networks import build_network, weights_key
 from repro.studies.localised import Localised, measure
 from repro.training import (
@@ -132,7 +132,7 @@ class CamStudy:
 
     def train(self, method: MethodSettings, seed: int, fabric: Fabric | None = None) -> RunResult:
         """Train by `method`, or load the finished training; all processes of a launched `fabric` call it together."""
-        settings = self.settings
+        settings, method = self.settings, for_classes(method, self.images.train.classes)
         start = weights_key(settings.weights)
         state: dict[str, Tensor] | None = None
         if settings.pretrain_epochs:
@@ -151,7 +151,8 @@ class CamStudy:
 
     def network(self, method: MethodSettings, trained: RunResult) -> CAMNetwork:
         """The trained network in evaluation mode, on the GPU where there is one."""
-        network = prepare_network(self._network(seed=0), method.ingredients())
+        parts = for_classes(method, self.images.train.classes).ingredients()
+        network = prepare_network(self._network(seed=0), parts)
         network.load_state_dict(trained.tensors)
         return network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 

@@ -72,7 +72,10 @@ class Ranking:
         """Letters per method, in order; methods that share one cannot be told apart (compact letter display).
 
         Every largest set of methods without a differing pair has a letter, as in Piepho (J. Comp. Graph. Stat. 2004).
+        A smoke run decides nothing and has no letters.
         """
+        if self.preset == "smoke":
+            return ("",) * len(self.methods)
         groups = _cliques(self.methods, {frozenset((pair.first, pair.second)) for pair in self.pairs if pair.differs})
         return tuple(
             "".join(chr(ord("a") + index) for index, group in enumerate(groups) if method in group)
@@ -184,7 +187,7 @@ def _contribution(found: Contrast, metric: str, preset: Preset, family: int) -> 
         outcome = "lowers the error" if change.value < 0 else "raises the error"
     else:
         outcome = "makes no difference that these seeds can show"
-    adjusted = f"Holm-adjusted p = {found.adjusted:.2g} of {family}"
+    adjusted = f"p = {found.adjusted:.2g} after Holm's correction for {family}"
     return f"{found.name}: {outcome}. {LABELS[metric]} changes by {change.value:+.1f} points ({spread}; {adjusted})."
 
 
