@@ -1,7 +1,6 @@
 """SPG: masks of earlier layers learn from seeds that later ones produce (Zhang et al., ECCV 2018)."""
 
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -74,7 +73,7 @@ class SPGSettings(ComparatorSettings):
     """Of the mean of both masks, for the seeds of C."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "SPGSettings":
         for name in ("attention", "second", "fused"):
             high, low = getattr(self, name)
             if not 0 <= low < high <= 1:
