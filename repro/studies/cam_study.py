@@ -18,6 +18,7 @@ from repro.studies.cam_methods import MethodSettings, for_classes, method_settin
 from repro.studies.cam_networks import build_network, weights_key
 from repro.studies.localised import Localised, measure
 from repro.training import (
+    LocalisationMaps,
     Run,
     RunConfig,
     RunResult,
@@ -162,16 +163,19 @@ class CamStudy:
         config = LocalisationRun(
             training=trained.key, data=self.images.test.manifest, class_crops=self.settings.class_crops
         )
-        result = self.store.run(config, lambda run: self._evaluate(run, method, trained))
+        test = self.images.test
+        result = self.store.run(config, lambda run: measure(test, *self.maps_and_scores(method, trained)))
         return Localised(result, trained.key, seed)
 
-    def _evaluate(self, run: Run, method: MethodSettings, trained: RunResult) -> dict[str, Tensor]:
+    def maps_and_scores(self, method: MethodSettings, trained: RunResult) -> LocalisationMaps:
+        """Maps of the true classes of all test images, and the scores that decide the class."""
+        method = for_classes(method, self.images.train.classes)
         network = self.network(method, trained)
         training, images = method.training, self.images.test
         found = evaluate_localisation(network, images, training, method.ingredients())
-        ten = self.settings.class_crops == "ten"
-        scores = ten_crop_probabilities(network, images, training) if ten else found.logits
-        return measure(images, found.maps, scores)
+        if self.settings.class_crops == "one":
+            return found
+        return LocalisationMaps(found.maps, ten_crop_probabilities(network, images, training))
 
     def _pretrained(self, fabric: Fabric | None) -> RunResult:
         longer = self.settings.training.model_copy(update={"epochs": self.settings.pretrain_epochs, "decay_epochs": ()})
