@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -18,6 +18,15 @@ from repro.studies.localised import MetricPolicy
 LEVEL = 0.95
 Pair = tuple[str, Outcome, Outcome]
 """A name, and the two outcomes whose errors are subtracted."""
+Place = tuple[str, str | None]
+"""A method, and the reading of it."""
+
+_PARTS: tuple[tuple[str, Place, Place], ...] = (
+    ("Adversarial examples with dual batch norm, over plain CAM", ("cam_adversarial", None), ("cam", None)),
+    ("Dual instead of shared batch norm, within EGA", ("ega", None), ("ega", "shared_batch_norm")),
+    ("The entropy term, over adversarial examples alone", ("ega", None), ("cam_adversarial", None)),
+    ("All of EGA, over plain CAM", ("ega", None), ("cam", None)),
+)
 
 
 @dataclass(frozen=True)
@@ -163,13 +172,8 @@ def contribution_sentences(
     """
     pairs = [
         (name, first, second)
-        for name, one, other in (
-            ("Adversarial examples with dual batch norm, over plain CAM", ("cam_adversarial", None), ("cam", None)),
-            ("Dual instead of shared batch norm, within EGA", ("ega", None), ("ega", "shared_batch_norm")),
-            ("The entropy term, over adversarial examples alone", ("ega", None), ("cam_adversarial", None)),
-            ("All of EGA, over plain CAM", ("ega", None), ("cam", None)),
-        )
-        if (first := _found(outcomes, *one, **setting)) and (second := _found(outcomes, *other, **setting))
+        for name, one, other in _PARTS
+        if (first := _found(outcomes, one, setting)) and (second := _found(outcomes, other, setting))
     ]
     if not pairs:
         return []
@@ -191,7 +195,8 @@ def _contribution(found: Contrast, metric: str, preset: Preset, family: int) -> 
     return f"{found.name}: {outcome}. {LABELS[metric]} changes by {change.value:+.1f} points ({spread}; {adjusted})."
 
 
-def _found(outcomes: Sequence[Outcome], method: str, reading: str | None, **setting: object) -> Outcome | None:
+def _found(outcomes: Sequence[Outcome], place: Place, setting: Mapping[str, object]) -> Outcome | None:
+    method, reading = place
     wanted = setting if reading is None else {**setting, "reading": reading}
     try:
         return find_outcome(outcomes, method, **wanted)
