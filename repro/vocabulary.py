@@ -40,10 +40,19 @@ ArchitectureName = Literal["small_cnn", "small_vit", "squeezenet1_0", "resnet20"
 Gate = Literal["tanh", "relu", "sigmoid", "sigmoid_relu", "mish", "swish"]
 """Gate activations of ScoreCAM++ (Table 5); `sigmoid_relu` is the released code's "sigmoid"."""
 
-CAMNetworkName = Literal["small_cam", "squeezenet", "vgg16", "vgg16_benchmark", "googlenet", "inception_v3"]
+CAMNetworkName = Literal[
+    "small_cam",
+    "small_inception",
+    "squeezenet",
+    "alexnet_gap",
+    "vgg16",
+    "vgg16_benchmark",
+    "googlenet",
+    "inception_v3",
+]
 """Networks with class activation maps; `vgg16_benchmark` and `inception_v3` are those of EGA's released code."""
 
-CAMMethod = Literal["cam", "cam_adversarial", "ega"]
+CAMMethod = Literal["cam", "cam_adversarial", "ega", "acol", "danet", "spg"]
 """Methods of weakly supervised localisation that can be trained."""
 
 EGAReading = Literal[

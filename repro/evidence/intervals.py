@@ -33,6 +33,15 @@ def crossed_bounds(values: Floats, level: float) -> tuple[Floats, Floats]:
     narrower than Student's t over the seed means: at 3 seeds Satterthwaite alone covers 92.6 % where seeds
     dominate.
     """
+    mean, (both, freedom), (seeds_only, few) = crossed_errors(values)
+    level = (1 + level) / 2
+    half = np.maximum(stats.t.ppf(level, freedom) * both, stats.t.ppf(level, few) * seeds_only)
+    return mean - half, mean + half
+
+
+def crossed_errors(values: Floats) -> tuple[Floats, tuple[Floats, Floats], tuple[Floats, int]]:
+    """What `crossed_bounds` is made of: the grand mean (...,) of `values` (..., seeds, images), its standard error with
+    Satterthwaite's degrees of freedom, and its standard error over the seeds alone with theirs."""
     seeds, images = values.shape[-2:]
     mean = values.mean(axis=(-2, -1))
     by_seed = values.mean(axis=-1) - mean[..., None]
@@ -45,10 +54,7 @@ def crossed_bounds(values: Floats, level: float) -> tuple[Floats, Floats]:
     total = np.maximum(ms_seed + ms_image - ms_rest, ms_rest)
     squares = ms_seed**2 / (seeds - 1) + ms_image**2 / (images - 1) + ms_rest**2 / ((seeds - 1) * (images - 1))
     freedom = np.divide(total**2, squares, out=np.ones_like(total), where=squares > 0)
-    both = stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(total / (seeds * images))
-    seeds_only = stats.t.ppf((1 + level) / 2, seeds - 1) * np.sqrt(ms_seed / (seeds * images))
-    half = np.maximum(both, seeds_only)
-    return mean - half, mean + half
+    return mean, (np.sqrt(total / (seeds * images)), freedom), (np.sqrt(ms_seed / (seeds * images)), seeds - 1)
 
 
 def _estimate(values: Floats, bounds: tuple[Floats, Floats], n: int, method: str) -> Estimate:

@@ -4,7 +4,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from repro.evidence.checks import check_level, finite_array
+from repro.evidence.checks import check_level, finite_array, paired_arrays
+from repro.evidence.intervals import Over, crossed_errors
 
 
 def mean_p_value(differences: ArrayLike) -> float:
@@ -17,6 +18,31 @@ def mean_p_value(differences: ArrayLike) -> float:
     if np.ptp(array) == 0:
         return 1.0 if array[0] == 0 else 0.0
     return float(stats.ttest_1samp(array, 0.0).pvalue)
+
+
+def paired_p_value(first: ArrayLike, second: ArrayLike, over: Over = "seeds") -> float:
+    """Two-sided p that the mean of `first − second` is 0; shapes as for `paired_interval`.
+
+    Over seeds, and over seeds and images, it is below 1 − level exactly when `paired_interval` excludes 0; over images
+    it is Student's t, where the interval is a bootstrap from 50 images on. 1 for one seed.
+
+    Raises `ValueError` for shapes that do not match or do not fit `over`.
+    """
+    one, other = paired_arrays(first, second)
+    if over != "seeds and images":
+        return mean_p_value(one - other)
+    differences = finite_array("differences", one - other, ndim=2)
+    if len(differences) == 1:
+        return 1.0
+    if np.ptp(differences) == 0:
+        return 1.0 if differences.flat[0] == 0 else 0.0
+    mean, both, seeds_only = crossed_errors(differences)
+    return max(_student_p(float(mean), float(error), float(freedom)) for error, freedom in (both, seeds_only))
+
+
+def _student_p(mean: float, error: float, freedom: float) -> float:
+    """Two-sided p of a mean with its standard error; an error of 0 leaves no doubt."""
+    return float(2 * stats.t.sf(abs(mean) / error, freedom)) if error > 0 else float(mean == 0)
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:

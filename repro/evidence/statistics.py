@@ -11,7 +11,7 @@ from repro.evidence.intervals import (
     two_level_interval,
     unpaired_interval,
 )
-from repro.evidence.multiplicity import holm, mean_p_value, multiple_comparison_note
+from repro.evidence.multiplicity import holm, mean_p_value, multiple_comparison_note, paired_p_value
 from repro.evidence.power import paired_t_power, sd_interval, seeds_needed
 from repro.evidence.verdicts import Direction, Verdict, decide
 
@@ -30,6 +30,7 @@ __all__ = [
     "mean_p_value",
     "multiple_comparison_note",
     "paired_interval",
+    "paired_p_value",
     "paired_t_power",
     "probability_of_improvement",
     "rounding_half_width",

@@ -10,7 +10,7 @@ from repro.losses.classification import (
 )
 from repro.losses.delta import channel_attention, delta_regularizer, knockout_loss_increase
 from repro.losses.ega import ega_loss
-from repro.losses.entropy import EntropyForm, cam_entropy
+from repro.losses.entropy import EntropyForm, cam_entropy, unit_range
 from repro.losses.filter_weights import (
     active_filters,
     blend_filter_weights,
@@ -40,4 +40,5 @@ __all__ = [
     "pgd_attack",
     "sample_cross_entropy",
     "sample_filter_weights",
+    "unit_range",
 ]

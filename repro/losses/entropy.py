@@ -39,9 +39,9 @@ def cam_entropy(
     maps = maps.float()
     chosen = maps[torch.arange(len(maps), device=maps.device), labels]
     if form == "minmax":
-        return _bits(_unit_range(chosen)).mean()
+        return _bits(unit_range(chosen)).mean()
     if form == "minmax_sum":
-        return _bits(_unit_range(chosen)).sum((1, 2)).mean()
+        return _bits(unit_range(chosen)).sum((1, 2)).mean()
     if form == "class_softmax":
         return _bits(maps.softmax(1)).sum(1).mean() / math.log2(max(maps.shape[1], 2))
     if form == "spatial_softmax":
@@ -49,14 +49,14 @@ def cam_entropy(
     if form == "sigmoid":
         return _bits(chosen.sigmoid()).mean()
     if form == "binary":
-        probability = _unit_range(chosen)
+        probability = unit_range(chosen)
         return (_bits(probability) + _bits(1 - probability)).mean()
     if form == "released":
-        return _bits(_unit_range(chosen.detach())).mean()
+        return _bits(unit_range(chosen.detach())).mean()
     raise ValueError(f"form is {form!r}; choose one of {', '.join(get_args(EntropyForm))}")
 
 
-def _unit_range(maps: Float[Tensor, "n h w"]) -> Float[Tensor, "n h w"]:
+def unit_range(maps: Float[Tensor, "n h w"]) -> Float[Tensor, "n h w"]:
     """Every map scaled to [0, 1]; a constant one becomes 0. Gradients run through minimum and maximum too."""
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     return (maps - low) / torch.where(high > low, high - low, 1.0)

@@ -1,7 +1,15 @@
 """CAM classifiers, dual batch norm, extractor/classifier splits, feature GAN."""
 
-from repro.models.cam_backbones import googlenet_cam, inception_v3_cam, small_cam, squeezenet_cam, vgg16_cam
-from repro.models.cam_network import CAMNetwork, CAMOutput
+from repro.models.cam_backbones import (
+    alexnet_gap,
+    googlenet_cam,
+    inception_v3_cam,
+    small_cam,
+    small_inception,
+    squeezenet_cam,
+    vgg16_cam,
+)
+from repro.models.cam_network import CAMNetwork, CAMOutput, pooled_maps
 from repro.models.classifiers import ARCHITECTURES, Architecture, ArchitectureName, Classifier, load_classifier
 from repro.models.dual_batch_norm import (
     DualBatchNorm2d,
@@ -46,15 +54,18 @@ __all__ = [
     "SplitClassifier",
     "Weights",
     "WeightsUnavailable",
+    "alexnet_gap",
     "drop_auxiliary",
     "googlenet_cam",
     "has_dual_batch_norm",
     "inception_v3_cam",
     "lenet5",
     "load_classifier",
+    "pooled_maps",
     "resnet50_split",
     "route_batch_norm",
     "small_cam",
+    "small_inception",
     "small_vit",
     "split_classifier",
     "squeezenet_cam",

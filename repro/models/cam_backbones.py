@@ -1,4 +1,4 @@
-"""The CAM networks of EGA's tables and two small ones for CPUs.
+"""The CAM networks of EGA's tables and three small ones for CPUs.
 
 `weights` is always the state dict of the whole torchvision network of the same name
 (e.g. `torchvision.models.vgg16_bn(weights="DEFAULT").state_dict()`); None starts from random weights.
@@ -121,6 +121,28 @@ def squeezenet_cam(classes: int, *, head: Head = "acol", width: int = 256, weigh
     return CAMNetwork(nn.Sequential(stages), 512, classes, head, width)
 
 
+def alexnet_gap(classes: int, *, head: Head = "cam", weights: Weights = None) -> CAMNetwork:
+    """AlexNet-GAP of Zhou et al. 2016, §3: AlexNet up to conv5 without pool5, one 3×3 convolution of 1024, GAP.
+
+    13×13 maps at 224×224 (stated there), no batch norm. torchvision's AlexNet has 64-192-384-256-256 channels where
+    the 2012 network has 96-256-384-384-256, and no response normalisation.
+
+    Raises:
+        ValueError: `weights` do not fit.
+    """
+    network = models.alexnet()
+    load_backbone(network, weights)
+    stages: OrderedDict[str, nn.Module] = OrderedDict()
+    layers = list(network.features)[:-1]
+    pools = [index for index, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
+    convolutions = [index for index, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]
+    for number, first in enumerate(convolutions, start=1):
+        stages[f"conv{number}"] = nn.Sequential(layers[first], layers[first + 1])
+        if first + 2 in pools:
+            stages[f"pool{number}"] = layers[first + 2]
+    return CAMNetwork(nn.Sequential(stages), 256, classes, head, width=1024)
+
+
 def small_cam(
     classes: int,
     *,
@@ -157,6 +179,62 @@ def small_cam(
     return CAMNetwork(backbone, inputs, classes, head, width=4 * width)
 
 
+def small_inception(
+    classes: int,
+    *,
+    width: int = 16,
+    head: Head = "acol",
+    weights: Weights = None,
+) -> CAMNetwork:
+    """Two convolutions and four inception blocks with batch norms for small images: map side = image side / 8.
+
+    GoogLeNet's layout at the scale of `small_cam`: `width` channels in the first stage, 2, 8 and 16 times as many
+    after each pool. `weights` is a state dict of the backbone itself.
+
+    Raises:
+        ValueError: `weights` do not fit.
+    """
+    stages: OrderedDict[str, nn.Module] = OrderedDict()
+    stages["conv1"] = _unit(3, width, 3)
+    stages["pool1"] = nn.MaxPool2d(2)
+    stages["conv2"] = _unit(width, 2 * width, 3)
+    stages["pool2"] = nn.MaxPool2d(2)
+    stages["inception3a"] = InceptionBlock(2 * width, 8 * width)
+    stages["inception3b"] = InceptionBlock(8 * width, 8 * width)
+    stages["pool3"] = nn.MaxPool2d(2)
+    stages["inception4a"] = InceptionBlock(8 * width, 16 * width)
+    stages["inception4b"] = InceptionBlock(16 * width, 16 * width)
+    backbone = nn.Sequential(stages)
+    for layer in backbone.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    load_backbone(backbone, weights)
+    return CAMNetwork(backbone, 16 * width, classes, head, width=8 * width)
+
+
+class InceptionBlock(nn.Module):
+    """Four parallel branches with a quarter of the outputs each: 1×1; 1×1, 3×3; 1×1, 3×3, 3×3; pooling, 1×1.
+
+    The shape of the blocks of Szegedy et al. 2016 (Inception-v2), with equal shares.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        share = outputs // 4
+        self.branches = nn.ModuleList(
+            [
+                _unit(inputs, share, 1),
+                nn.Sequential(_unit(inputs, share, 1), _unit(share, share, 3)),
+                nn.Sequential(_unit(inputs, share, 1), _unit(share, share, 3), _unit(share, share, 3)),
+                nn.Sequential(nn.AvgPool2d(3, stride=1, padding=1), _unit(inputs, share, 1)),
+            ]
+        )
+
+    def forward(self, features: Float[Tensor, "n inputs h w"]) -> Float[Tensor, "n outputs h w"]:
+        """The four branches, concatenated."""
+        return torch.cat([branch(features) for branch in self.branches], dim=1)
+
+
 class SymmetricRange(nn.Module):
     """From ImageNet normalisation to [-1, 1], which the GoogLeNet and Inception-v3 checkpoints were trained on."""
 
@@ -189,6 +267,12 @@ class KeepResolution(nn.Module):
         """The three branches at full resolution, concatenated."""
         pooled = F.max_pool2d(features, 3, stride=1, padding=1)
         return torch.cat([self.branch3x3(features), self.branch3x3dbl(features), pooled], dim=1)
+
+
+def _unit(inputs: int, outputs: int, side: int) -> nn.Sequential:
+    """Convolution, batch norm, ReLU."""
+    convolution = nn.Conv2d(inputs, outputs, side, padding=side // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
 
 
 def _check(name: str, value: object, allowed: tuple[object, ...]) -> None:

@@ -38,6 +38,8 @@ class CAMNetwork(nn.Module):
         if classes < 1:
             raise ValueError(f"classes is {classes}; at least one is needed")
         self.backbone = backbone
+        self.branches = nn.ModuleDict()
+        self._stages: dict[str, str] = {}
         self.neck: nn.Sequential
         self.classifier: nn.Conv2d | nn.Linear
         if head == "acol":
@@ -66,9 +68,39 @@ class CAMNetwork(nn.Module):
     def cam(self, images: Float[Tensor, "n 3 height width"]) -> CAMOutput:
         """Class scores and the class maps they are the means of (EGA eq. 3), not rectified, not normalised.
 
-        With `head="cam"` the bias of the linear layer belongs to the logits only; it shifts a whole map.
+        With `head="cam"` the bias of the linear layer belongs to the logits only; it shifts a whole map. What the
+        branches of add-ons return stands in `auxiliary`.
         """
-        return self.classify(self.features(images))
+        if not self._stages:
+            return self.classify(self.features(images))
+        seen: dict[str, Tensor] = {}
+        features = images
+        for name, stage in self.backbone.named_children():
+            features = seen[name] = stage(features)
+        seen["neck"] = self.neck(features)
+        logits, maps, _ = self.classify(seen["neck"])
+        return CAMOutput(logits, maps, {name: self.branches[name](seen[at]) for name, at in self._stages.items()})
+
+    def add_branch(self, name: str, branch: nn.Module, stage: str | None = None) -> None:
+        """Give the network layers of an add-on, which learn at the head's rate.
+
+        Args:
+            name: key of its output in `CAMOutput.auxiliary`.
+            branch: layers.
+            stage: stage of the backbone, or `neck`, on whose output `cam` runs the branch; None for layers that an
+                ingredient runs itself.
+
+        Raises:
+            ValueError: the name is taken or there is no such stage.
+        """
+        stages = [*(found for found, _ in self.backbone.named_children()), "neck"]
+        if name in self.branches:
+            raise ValueError(f"there is a branch '{name}' already; give each add-on names of its own")
+        if stage is not None and stage not in stages:
+            raise ValueError(f"there is no stage '{stage}'; expected one of {', '.join(stages)}")
+        self.branches[name] = branch
+        if stage is not None:
+            self._stages[name] = stage
 
     def features(self, images: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n channels h w"]:
         """The last convolutional features f_k of eq. 1."""
@@ -76,15 +108,20 @@ class CAMNetwork(nn.Module):
 
     def classify(self, features: Float[Tensor, "n channels h w"]) -> CAMOutput:
         """Maps and logits of last convolutional features."""
-        if isinstance(self.classifier, nn.Linear):
-            maps = F.conv2d(features, self.classifier.weight[:, :, None, None])
-            return CAMOutput(self.classifier(features.mean((2, 3))), maps)
-        maps = self.classifier(features)
-        return CAMOutput(maps.mean((2, 3)), maps)
+        return pooled_maps(features, self.classifier)
 
     def head_modules(self) -> list[nn.Module]:
         """The modules that are new, not pretrained; they learn faster (`OptimiserSettings.head_multiplier`)."""
-        return [self.neck, self.classifier]
+        return [self.neck, self.classifier, self.branches]
+
+
+def pooled_maps(features: Float[Tensor, "n channels h w"], classifier: nn.Conv2d | nn.Linear) -> CAMOutput:
+    """Class maps of `features` and the logits they are the means of (EGA eq. 3); see `CAMNetwork.cam` for the bias."""
+    if isinstance(classifier, nn.Linear):
+        maps = F.conv2d(features, classifier.weight[:, :, None, None])
+        return CAMOutput(classifier(features.mean((2, 3))), maps)
+    maps = classifier(features)
+    return CAMOutput(maps.mean((2, 3)), maps)
 
 
 def load_backbone(network: nn.Module, weights: Mapping[str, Tensor] | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from repro.evidence.comparison import CellComparison
+from repro.evidence.estimate import Estimate
 from repro.report.figures import MARKERS, PALETTE
 
 
@@ -69,6 +70,29 @@ def _panel(axes: Axes, cells: Sequence[CellComparison], places: Sequence[int]) -
     unit = f" ({first.unit})" if first.unit and first.unit not in first.metric_label else ""
     hint = f"\n{first.better} is better" if first.better in ("lower", "higher") else ""
     axes.set_xlabel(f"{first.metric_label}{unit}{hint}")
+
+
+def ranking_plot(errors: Mapping[str, Estimate], letters: Sequence[str], label: str, title: str) -> Figure:
+    """Methods from best to worst with their 95 % intervals, and letters for groups that cannot be told apart.
+
+    Args:
+        errors: estimate per method, best first.
+        letters: letters per method, in the same order; methods that share one do not differ. Empty where undecided.
+        label: metric with its unit; lower is better.
+        title: what to see.
+    """
+    figure, axes = plt.subplots(figsize=(6.4, 0.36 * len(errors) + 1.7))
+    for place, (estimate, group) in enumerate(zip(errors.values(), letters, strict=True)):
+        low, high = (end if np.isfinite(end) else estimate.value for end in (estimate.low, estimate.high))
+        spread = [[estimate.value - low], [high - estimate.value]]
+        axes.errorbar(estimate.value, place, xerr=spread, fmt="o", color=PALETTE[0], capsize=3)
+        axes.annotate(group, (1.02, place), xycoords=("axes fraction", "data"), va="center", family="monospace")
+    axes.set_yticks(range(len(errors)), list(errors))
+    axes.set_ylim(len(errors) - 0.5, -0.5)
+    key = "; methods that share a letter cannot be told apart" if any(letters) else ""
+    axes.set_xlabel(f"{label}\nlower is better{key}")
+    axes.set_title(title)
+    return figure
 
 
 def scatter(cells: Sequence[CellComparison], x: str, y: str, title: str) -> Figure:

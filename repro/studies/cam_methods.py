@@ -6,12 +6,13 @@ entry of `METHODS`; the run store, the evaluation, the tables and `repro train` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from repro.losses import AttackSettings
 from repro.losses.ega import Reduction
 from repro.training import EGASettings, Ingredient, TrainingSettings
+from repro.training.comparators import ACoLSettings, DANetSettings, SPGSettings
 from repro.vocabulary import CAMMethod, EGAReading
 
 
@@ -33,6 +34,19 @@ class MethodSettings(Protocol):
         """The values as JSON, part of the key in the run store."""
 
 
+@runtime_checkable
+class ClassAware(Protocol):
+    """Settings that depend on the names of the classes, such as a hierarchy of them."""
+
+    def for_classes(self, classes: Sequence[str]) -> MethodSettings:
+        """The settings for a data set with these classes."""
+
+
+def for_classes(method: MethodSettings, classes: Sequence[str]) -> MethodSettings:
+    """The method's settings on a data set with these classes; most are the same on all."""
+    return method.for_classes(classes) if isinstance(method, ClassAware) else method
+
+
 def _cam_adversarial(training: TrainingSettings) -> EGASettings:
     """The second row of Table 6: adversarial examples without the entropy term."""
     return EGASettings(entropy=None, training=training)
@@ -42,6 +56,9 @@ METHODS: dict[CAMMethod, Callable[[TrainingSettings], MethodSettings]] = {
     "cam": EGASettings.baseline,
     "cam_adversarial": _cam_adversarial,
     "ega": EGASettings.paper,
+    "acol": lambda training: ACoLSettings(training=training),
+    "danet": lambda training: DANetSettings(training=training),
+    "spg": lambda training: SPGSettings(training=training),
 }
 
 READINGS: Mapping[EGAReading, dict[str, Any]] = {

@@ -8,14 +8,25 @@ import torch
 from torch import Tensor
 
 from repro.files import content_hash, file_hash
-from repro.models import CAMNetwork, googlenet_cam, inception_v3_cam, small_cam, squeezenet_cam, vgg16_cam
+from repro.models import (
+    CAMNetwork,
+    alexnet_gap,
+    googlenet_cam,
+    inception_v3_cam,
+    small_cam,
+    small_inception,
+    squeezenet_cam,
+    vgg16_cam,
+)
 from repro.models.weights import find_weights, read_weights
 from repro.vocabulary import CAMNetworkName
 
 Weights = dict[str, Tensor] | None
 _BUILDERS: dict[CAMNetworkName, Callable[[int, Weights, int | None], CAMNetwork]] = {
     "small_cam": lambda classes, weights, width: small_cam(classes, width=width or 32, weights=weights),
+    "small_inception": lambda classes, weights, width: small_inception(classes, width=width or 16, weights=weights),
     "squeezenet": lambda classes, weights, width: squeezenet_cam(classes, width=width or 256, weights=weights),
+    "alexnet_gap": lambda classes, weights, width: alexnet_gap(classes, weights=weights),
     "vgg16": lambda classes, weights, width: vgg16_cam(classes, weights=weights),
     "vgg16_benchmark": lambda classes, weights, width: vgg16_cam(
         classes, batch_norm="none", head="cam", weights=weights
@@ -25,6 +36,7 @@ _BUILDERS: dict[CAMNetworkName, Callable[[int, Weights, int | None], CAMNetwork]
 }
 _TORCHVISION: dict[CAMNetworkName, str] = {
     "squeezenet": "SqueezeNet1_0_Weights.IMAGENET1K_V1",
+    "alexnet_gap": "AlexNet_Weights.IMAGENET1K_V1",
     "vgg16": "VGG16_BN_Weights.IMAGENET1K_V1",
     "vgg16_benchmark": "VGG16_Weights.IMAGENET1K_V1",
     "googlenet": "GoogLeNet_Weights.IMAGENET1K_V1",
@@ -41,7 +53,8 @@ def build_network(
         name: `vgg16` and `googlenet` are those of EGA §4.1, `vgg16_benchmark` and `inception_v3` those of the WSOL
             benchmark and of the authors' released code.
         classes: number of classes.
-        width: channels of the first stage (`small_cam`) or of the head (`squeezenet`); the others have the paper's.
+        width: channels of the first stage (`small_cam`, `small_inception`) or of the head (`squeezenet`); the others
+            have the paper's.
         weights: `torchvision`, a file under `<REPRO_DATA>/weights`, or None for random ones.
         seed: of everything random in it.
 

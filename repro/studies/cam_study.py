@@ -14,10 +14,11 @@ from torch import Tensor
 
 from repro.data import ImageSet, load_dataset
 from repro.models import CAMNetwork
-from repro.studies.cam_methods import MethodSettings, method_settings
+from repro.studies.cam_methods import MethodSettings, for_classes, method_settings
 from repro.studies.cam_networks import build_network, weights_key
 from repro.studies.localised import Localised, measure
 from repro.training import (
+    LocalisationMaps,
     Run,
     RunConfig,
     RunResult,
@@ -132,7 +133,7 @@ class CamStudy:
 
     def train(self, method: MethodSettings, seed: int, fabric: Fabric | None = None) -> RunResult:
         """Train by `method`, or load the finished training; all processes of a launched `fabric` call it together."""
-        settings = self.settings
+        settings, method = self.settings, for_classes(method, self.images.train.classes)
         start = weights_key(settings.weights)
         state: dict[str, Tensor] | None = None
         if settings.pretrain_epochs:
@@ -151,7 +152,8 @@ class CamStudy:
 
     def network(self, method: MethodSettings, trained: RunResult) -> CAMNetwork:
         """The trained network in evaluation mode, on the GPU where there is one."""
-        network = prepare_network(self._network(seed=0), method.ingredients())
+        parts = for_classes(method, self.images.train.classes).ingredients()
+        network = prepare_network(self._network(seed=0), parts)
         network.load_state_dict(trained.tensors)
         return network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
@@ -161,16 +163,19 @@ class CamStudy:
         config = LocalisationRun(
             training=trained.key, data=self.images.test.manifest, class_crops=self.settings.class_crops
         )
-        result = self.store.run(config, lambda run: self._evaluate(run, method, trained))
+        test = self.images.test
+        result = self.store.run(config, lambda run: measure(test, *self.maps_and_scores(method, trained)))
         return Localised(result, trained.key, seed)
 
-    def _evaluate(self, run: Run, method: MethodSettings, trained: RunResult) -> dict[str, Tensor]:
+    def maps_and_scores(self, method: MethodSettings, trained: RunResult) -> LocalisationMaps:
+        """Maps of the true classes of all test images, and the scores that decide the class."""
+        method = for_classes(method, self.images.train.classes)
         network = self.network(method, trained)
         training, images = method.training, self.images.test
         found = evaluate_localisation(network, images, training, method.ingredients())
-        ten = self.settings.class_crops == "ten"
-        scores = ten_crop_probabilities(network, images, training) if ten else found.logits
-        return measure(images, found.maps, scores)
+        if self.settings.class_crops == "one":
+            return found
+        return LocalisationMaps(found.maps, ten_crop_probabilities(network, images, training))
 
     def _pretrained(self, fabric: Fabric | None) -> RunResult:
         longer = self.settings.training.model_copy(update={"epochs": self.settings.pretrain_epochs, "decay_epochs": ()})

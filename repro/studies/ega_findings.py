@@ -8,7 +8,7 @@ import numpy as np
 
 from repro.catalogue import Preset
 from repro.evidence.estimate import Estimate
-from repro.evidence.intervals import paired_interval
+from repro.evidence.intervals import Floats, Over, paired_interval
 from repro.studies.ega import Measured, Outcome
 from repro.studies.localised import MetricPolicy
 
@@ -27,14 +27,18 @@ def difference(first: Outcome, second: Outcome, metric: str, policy: MetricPolic
     Paired over the images, and over the seeds where there are several; over seeds alone for PxAP, which is no mean over
     images.
     """
+    one, other, over = paired_values(first, second, metric, policy)
+    return paired_interval(one, other, over)
+
+
+def paired_values(first: Outcome, second: Outcome, metric: str, policy: MetricPolicy) -> tuple[Floats, Floats, Over]:
+    """Errors of two outcomes entry by entry, and what they are matched over; see `difference`."""
     scores = [[found.score(metric, policy) for found in outcome.found] for outcome in (first, second)]
-    values = [np.array([score.value for score in column]) for column in scores]
     if any(score.samples is None for score in scores[0]):
-        return paired_interval(values[0], values[1], over="seeds")
-    samples = [np.array([score.samples for score in column]) for column in scores]
-    if len(values[0]) == 1:
-        return paired_interval(samples[0][0], samples[1][0], over="images")
-    return paired_interval(samples[0], samples[1], over="seeds and images")
+        one, other = (np.array([score.value for score in column]) for column in scores)
+        return one, other, "seeds"
+    one, other = (np.array([score.samples for score in column]) for column in scores)
+    return (one[0], other[0], "images") if len(one) == 1 else (one, other, "seeds and images")
 
 
 def contrast_sentence(

@@ -1,10 +1,23 @@
 """CAM networks: map sizes, maps and logits agree, pretrained weights reach the backbone unchanged."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torchvision import models
 
-from repro.models import CAMNetwork, googlenet_cam, inception_v3_cam, small_cam, squeezenet_cam, vgg16_cam
+from repro.models import (
+    CAMNetwork,
+    alexnet_gap,
+    googlenet_cam,
+    inception_v3_cam,
+    route_batch_norm,
+    small_cam,
+    small_inception,
+    squeezenet_cam,
+    to_dual_batch_norm,
+    vgg16_cam,
+)
 
 BUILDERS = {
     "vgg16": lambda **options: vgg16_cam(5, **options),
@@ -26,8 +39,33 @@ def test_maps_have_the_asked_side_and_their_means_are_the_logits(name: str, side
 
 
 @pytest.mark.parametrize("size,side", [(64, 8), (112, 14)])
-def test_small_network_divides_the_side_by_eight(size: int, side: int) -> None:
-    assert small_cam(4, width=4).cam(torch.randn(2, 3, size, size)).maps.shape == (2, 4, side, side)
+@pytest.mark.parametrize("build", [small_cam, small_inception])
+def test_small_networks_divide_the_side_by_eight(size: int, side: int, build: Callable[..., CAMNetwork]) -> None:
+    assert build(4, width=4).cam(torch.randn(2, 3, size, size)).maps.shape == (2, 4, side, side)
+
+
+def test_small_inception_has_named_stages_and_batch_norms_to_double() -> None:
+    network = small_inception(4, width=8)
+    assert [name for name in network.backbone._modules if name.startswith("inception")] == [
+        "inception3a",
+        "inception3b",
+        "inception4a",
+        "inception4b",
+    ]
+    assert 1e5 < sum(parameter.numel() for parameter in network.parameters()) < 5e5
+    to_dual_batch_norm(network)
+    with route_batch_norm(network, "mixed"):
+        assert network.cam(torch.randn(2, 3, 32, 32)).logits.shape == (2, 4)
+
+
+def test_alexnet_gap_is_torchvisions_alexnet_up_to_conv5() -> None:
+    reference = models.alexnet().eval()
+    network = alexnet_gap(4, weights=reference.state_dict()).eval()
+    images = torch.randn(1, 3, 224, 224)
+    with torch.inference_mode():
+        assert torch.equal(network.backbone(images), reference.features[:-1](images))
+        assert network.cam(images).maps.shape == (1, 4, 13, 13)
+    assert list(network.backbone._modules) == ["conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5"]
 
 
 def test_squeezenet_maps_are_13_by_13() -> None:
