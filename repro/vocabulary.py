@@ -52,7 +52,23 @@ CAMNetworkName = Literal[
 ]
 """Networks with class activation maps; `vgg16_benchmark` and `inception_v3` are those of EGA's released code."""
 
-CAMMethod = Literal["cam", "cam_adversarial", "ega", "acol", "danet", "spg"]
+CAMMethod = Literal[
+    "cam",
+    "cam_adversarial",
+    "ega",
+    "backprop",
+    "has",
+    "acol",
+    "spg",
+    "cutmix",
+    "adl",
+    "danet",
+    "ccam",
+    "nl_ccam",
+    "has_ega",
+    "cutmix_ega",
+    "adl_ega",
+]
 """Methods of weakly supervised localisation that can be trained."""
 
 EGAReading = Literal[

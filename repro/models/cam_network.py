@@ -1,9 +1,10 @@
 """The interface of every CAM network: class maps before pooling, logits after it (EGA §3.1, eq. 1–3)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -38,6 +39,7 @@ class CAMNetwork(nn.Module):
         if classes < 1:
             raise ValueError(f"classes is {classes}; at least one is needed")
         self.backbone = backbone
+        self.classes = classes
         self.branches = nn.ModuleDict()
         self._stages: dict[str, str] = {}
         self.neck: nn.Sequential
@@ -113,6 +115,37 @@ class CAMNetwork(nn.Module):
     def head_modules(self) -> list[nn.Module]:
         """The modules that are new, not pretrained; they learn faster (`OptimiserSettings.head_multiplier`)."""
         return [self.neck, self.classifier, self.branches]
+
+
+_PROBE = 64
+
+
+@torch.no_grad()
+def stage_channels(network: CAMNetwork) -> dict[str, int]:
+    """Channels after each stage of the backbone, seen by sending a black image through; nothing changes."""
+    features = next(network.parameters()).new_zeros(1, 3, _PROBE, _PROBE)
+    training = network.training
+    network.eval()
+    found = {}
+    for name, stage in network.backbone.named_children():
+        features = stage(features)
+        found[name] = features.shape[1]
+    network.train(training)
+    return found
+
+
+def after_last_stages(network: CAMNetwork, build: Callable[[int], nn.Module]) -> None:
+    """Place a layer behind each of the last two pools and the last stage: pool3, pool4 and conv5 of VGG-16.
+
+    Args:
+        network: changed in place; names of stages stay.
+        build: from the number of channels to the layer.
+    """
+    stages = dict(network.backbone.named_children())
+    pools = [name for name, stage in stages.items() if isinstance(stage, nn.MaxPool2d)]
+    channels = stage_channels(network)
+    for name in dict.fromkeys([*pools[-2:], list(stages)[-1]]):
+        setattr(network.backbone, name, nn.Sequential(stages[name], build(channels[name])))
 
 
 def pooled_maps(features: Float[Tensor, "n channels h w"], classifier: nn.Conv2d | nn.Linear) -> CAMOutput:

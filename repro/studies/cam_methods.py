@@ -12,7 +12,20 @@ from typing import Any, Protocol, runtime_checkable
 from repro.losses import AttackSettings
 from repro.losses.ega import Reduction
 from repro.training import EGASettings, Ingredient, TrainingSettings
-from repro.training.comparators import ACoLSettings, DANetSettings, SPGSettings
+from repro.training.comparators import (
+    ACoLSettings,
+    ADLSettings,
+    BackpropSettings,
+    BorrowsTraining,
+    CCAMSettings,
+    ComparatorSettings,
+    CutMixSettings,
+    DANetSettings,
+    HaSSettings,
+    NLCCAMSettings,
+    SPGSettings,
+    WithEGA,
+)
 from repro.vocabulary import CAMMethod, EGAReading
 
 
@@ -52,14 +65,39 @@ def _cam_adversarial(training: TrainingSettings) -> EGASettings:
     return EGASettings(entropy=None, training=training)
 
 
-METHODS: dict[CAMMethod, Callable[[TrainingSettings], MethodSettings]] = {
+Build = Callable[[TrainingSettings], MethodSettings]
+
+
+def _comparator(kind: type[ComparatorSettings]) -> Build:
+    return lambda training: kind(training=training)
+
+
+def _with_ega(kind: type[ComparatorSettings]) -> Build:
+    return lambda training: WithEGA.of(kind(training=training))
+
+
+COMPARATORS: dict[CAMMethod, type[ComparatorSettings]] = {
+    "backprop": BackpropSettings,
+    "has": HaSSettings,
+    "acol": ACoLSettings,
+    "spg": SPGSettings,
+    "cutmix": CutMixSettings,
+    "adl": ADLSettings,
+    "danet": DANetSettings,
+    "ccam": CCAMSettings,
+    "nl_ccam": NLCCAMSettings,
+}
+
+METHODS: dict[CAMMethod, Build] = {
     "cam": EGASettings.baseline,
     "cam_adversarial": _cam_adversarial,
     "ega": EGASettings.paper,
-    "acol": lambda training: ACoLSettings(training=training),
-    "danet": lambda training: DANetSettings(training=training),
-    "spg": lambda training: SPGSettings(training=training),
+    **{name: _comparator(kind) for name, kind in COMPARATORS.items()},
+    "has_ega": _with_ega(HaSSettings),
+    "cutmix_ega": _with_ega(CutMixSettings),
+    "adl_ega": _with_ega(ADLSettings),
 }
+"""Every method by its id in the published tables; those with EGA on top exist nowhere else."""
 
 READINGS: Mapping[EGAReading, dict[str, Any]] = {
     "released_attack": {"attack": AttackSettings.released()},
@@ -89,7 +127,16 @@ def method_settings(name: CAMMethod, training: TrainingSettings, *, batch_norm: 
     if name not in METHODS:
         raise ValueError(f"unknown method '{name}'; expected one of {', '.join(METHODS)}")
     settings = METHODS[name](training)
-    return with_changes(settings, batch_norm=batch_norm) if isinstance(settings, EGASettings) else settings
+    if isinstance(settings, EGASettings):
+        return with_changes(settings, batch_norm=batch_norm)
+    if isinstance(settings, WithEGA):
+        return settings.model_copy(update={"ega": with_changes(settings.ega, batch_norm=batch_norm)})
+    return settings
+
+
+def trained_as(method: MethodSettings) -> MethodSettings:
+    """The method whose training is used: that of another one where only the maps differ."""
+    return method.trained_as if isinstance(method, BorrowsTraining) else method
 
 
 def with_changes(settings: EGASettings, **changes: Any) -> EGASettings:

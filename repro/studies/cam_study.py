@@ -14,7 +14,7 @@ from torch import Tensor
 
 from repro.data import ImageSet, load_dataset
 from repro.models import CAMNetwork
-from repro.studies.cam_methods import MethodSettings, for_classes, method_settings
+from repro.studies.cam_methods import MethodSettings, for_classes, method_settings, trained_as
 from repro.studies.cam_networks import build_network, weights_key
 from repro.studies.localised import Localised, measure
 from repro.training import (
@@ -123,6 +123,13 @@ class StudyImages:
         )
 
 
+class OtherMapsRun(LocalisationRun):
+    """Key of an evaluation with other maps than those of the method that was trained."""
+
+    method: str
+    settings: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class CamStudy:
     """Images and settings of one study; trainings and evaluations go through the run store."""
@@ -133,7 +140,7 @@ class CamStudy:
 
     def train(self, method: MethodSettings, seed: int, fabric: Fabric | None = None) -> RunResult:
         """Train by `method`, or load the finished training; all processes of a launched `fabric` call it together."""
-        settings, method = self.settings, for_classes(method, self.images.train.classes)
+        settings, method = self.settings, for_classes(trained_as(method), self.images.train.classes)
         start = weights_key(settings.weights)
         state: dict[str, Tensor] | None = None
         if settings.pretrain_epochs:
@@ -160,10 +167,7 @@ class CamStudy:
     def localise(self, method: MethodSettings, seed: int) -> Localised:
         """Maps, classes, box curves and pixel histogram of all test images, in one pass over the maps."""
         trained = self.train(method, seed)
-        config = LocalisationRun(
-            training=trained.key, data=self.images.test.manifest, class_crops=self.settings.class_crops
-        )
-        test = self.images.test
+        test, config = self.images.test, self._localisation(method, trained)
         result = self.store.run(config, lambda run: measure(test, *self.maps_and_scores(method, trained)))
         return Localised(result, trained.key, seed)
 
@@ -181,6 +185,18 @@ class CamStudy:
         longer = self.settings.training.model_copy(update={"epochs": self.settings.pretrain_epochs, "decay_epochs": ()})
         before = self.settings.model_copy(update={"pretrain_epochs": 0, "training": longer})
         return CamStudy(before, self.images, self.store).train(method_settings("cam", longer), 0, fabric)
+
+    def _localisation(self, method: MethodSettings, trained: RunResult) -> LocalisationRun:
+        test, crops = self.images.test.manifest, self.settings.class_crops
+        if trained_as(method) is method:
+            return LocalisationRun(training=trained.key, data=test, class_crops=crops)
+        return OtherMapsRun(
+            training=trained.key,
+            data=test,
+            class_crops=crops,
+            method=type(method).__name__,
+            settings=method.model_dump(mode="json"),
+        )
 
     def _config(self, method: MethodSettings, seed: int, start: str) -> CAMRun:
         return CAMRun(

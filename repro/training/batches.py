@@ -48,6 +48,10 @@ class StepRandom:
         drawn = torch.rand(self._batch_size, *shape, generator=self._generator, device=self._device)
         return drawn[self._rows]
 
+    def shared(self, *shape: int) -> Float[Tensor, "..."]:
+        """Numbers in [0, 1), the same in all processes: for what is drawn once per step."""
+        return torch.rand(*shape, generator=self._generator, device=self._device)
+
 
 class Batches:
     """Batches of an image set on a device, augmented there; the last, incomplete batch of an epoch is left out."""

@@ -9,7 +9,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from repro.losses.entropy import unit_range
-from repro.models.cam_network import CAMNetwork, CAMOutput
+from repro.models.cam_network import CAMNetwork, CAMOutput, stage_channels
 from repro.training.batches import Batch
 from repro.training.comparators.settings import ComparatorSettings
 from repro.training.ingredients import Ingredient, StepContext
@@ -18,7 +18,6 @@ Thresholds = tuple[float, float]
 """Upper and lower: above is foreground, below background, between ignored."""
 IGNORED = -1.0
 _FALLBACK = 0.7  # of the maximum, where nothing reaches the upper threshold: the WSOL benchmark's rule
-_PROBE = 64
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class SelfProducedGuidance(Ingredient):
         On VGG these are pool4, conv5 and the head, as in the WSOL benchmark; its number of channels is used too, that
         of the last stage.
         """
-        (first, second), inputs = _last_stages(network)
+        (first, second), inputs = zip(*list(stage_channels(network).items())[-2:], strict=True)
         width = inputs[1]
         network.add_branch("spg_b1", _convolution(inputs[0], width), stage=first)
         network.add_branch("spg_b2", _convolution(width, width), stage=second)
@@ -119,18 +118,3 @@ def _drawn(layer: nn.Conv2d) -> nn.Conv2d:
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
-
-
-@torch.no_grad()
-def _last_stages(network: CAMNetwork) -> tuple[list[str], list[int]]:
-    """Names and numbers of channels of the last two stages, seen by sending a black image through; nothing changes."""
-    weight = next(network.parameters())
-    training = network.training
-    network.eval()
-    features = weight.new_zeros(1, 3, _PROBE, _PROBE)
-    found = []
-    for name, stage in network.backbone.named_children():
-        features = stage(features)
-        found.append((name, features.shape[1]))
-    network.train(training)
-    return [name for name, _ in found[-2:]], [channels for _, channels in found[-2:]]
