@@ -161,16 +161,11 @@ class CamStudy:
         config = LocalisationRun(
             training=trained.key, data=self.images.test.manifest, class_crops=self.settings.class_crops
         )
-        result = self.store.run(config, lambda run: self._evaluate(run, method, trained))
+        result = self.store.run(
+            config,
+            lambda run: evaluate(self.network(method, trained), self.images.test, method, self.settings.class_crops),
+        )
         return Localised(result, trained.key, seed)
-
-    def _evaluate(self, run: Run, method: MethodSettings, trained: RunResult) -> dict[str, Tensor]:
-        network = self.network(method, trained)
-        training, images = method.training, self.images.test
-        found = evaluate_localisation(network, images, training, method.ingredients())
-        ten = self.settings.class_crops == "ten"
-        scores = ten_crop_probabilities(network, images, training) if ten else found.logits
-        return measure(images, found.maps, scores)
 
     def _pretrained(self, fabric: Fabric | None) -> RunResult:
         longer = self.settings.training.model_copy(update={"epochs": self.settings.pretrain_epochs, "decay_epochs": ()})
@@ -192,3 +187,12 @@ class CamStudy:
         settings = self.settings
         classes = len(self.images.train.classes)
         return build_network(settings.network, classes, width=settings.width, weights=settings.weights, seed=seed)
+
+
+def evaluate(
+    network: CAMNetwork, images: ImageSet, method: MethodSettings, class_crops: Literal["ten", "one"]
+) -> dict[str, Tensor]:
+    """Maps, classes and metrics' curves of `images`, as `Localised` reads them."""
+    found = evaluate_localisation(network, images, method.training, method.ingredients())
+    scores = ten_crop_probabilities(network, images, method.training) if class_crops == "ten" else found.logits
+    return measure(images, found.maps, scores)
