@@ -17,7 +17,7 @@ from repro.losses import AttackSettings
 from repro.parameters import preset_values
 from repro.studies.batch_statistics import activation_statistics, statistics_distance
 from repro.studies.cam_methods import METHODS, READINGS, method_settings, with_changes
-from repro.studies.cam_study import CamStudy, StudyImages, study_settings
+from repro.studies.cam_study import CamStudy, StudyImages
 from repro.studies.ega import TRIALS, errors, localise_all, trials_of
 from repro.studies.ega_findings import contrast_sentence, difference, find_outcome
 from repro.studies.ega_pictures import largest_boxes, masks_at
@@ -162,18 +162,6 @@ def test_figure_4_sees_the_attack_and_both_halves(tmp_path: Path) -> None:
     plain = study.network(method_settings("cam", training), study.train(method_settings("cam", training), 0))
     with pytest.raises(ValueError, match="no dual batch norm"):
         activation_statistics(plain, images, training, AttackSettings())
-
-
-def test_a_second_process_trains_and_writes_nothing(tmp_path: Path) -> None:
-    settings = study_settings(TINY, network="small_cam", pretrain_epochs=0)
-    first = CamStudy(settings, StudyImages.of(settings), RunStore(tmp_path / "first", checkpoint_seconds=0))
-
-    store = RunStore(tmp_path / "second", checkpoint_seconds=0)
-    trained = first.train(method_settings("cam", settings.training), 0)
-    config = first._config(method_settings("cam", settings.training), 0, "start")
-    result = store.run(config, lambda run: [dict(trained.tensors) for _ in run.steps(2, {})][-1], writes=False)
-    assert not result.reused and result.tensors.keys() == trained.tensors.keys()
-    assert not (tmp_path / "second").exists()
 
 
 @pytest.mark.parametrize("preset", ["smoke", "quick", "paper"])
