@@ -16,8 +16,10 @@ test: .venv/ready
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout 300 notebooks
 
+# On an idle machine; the committed results and the README's speed table are renewed.
 bench: .venv/bench
 	$(BIN)/repro bench
+	$(BIN)/repro report --preset quick
 
 .venv/ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=…")'
