@@ -1,6 +1,8 @@
 # Each target sets up .venv from the lock itself; only Python >= 3.11 and make are needed.
 PYTHON ?= python3
 JOBS ?= 2
+# Tables of `make report`, all by default: make report IDS="ega/table1_cub dfg"
+IDS ?=
 BIN := .venv/bin
 # One thread per process: JOBS processes already fill the machine, and spinning threads would only hinder each other.
 export OMP_NUM_THREADS ?= 1
@@ -8,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: report test bench
 
 report: .venv/ready
-	$(BIN)/repro run --preset smoke --jobs $(JOBS)
+	$(BIN)/repro run $(IDS) --preset smoke --jobs $(JOBS)
 
 test: .venv/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
