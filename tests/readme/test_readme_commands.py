@@ -1,14 +1,13 @@
 """Every command in the README's code blocks: `pytest -m readme`.
 
 A fresh clone of the checkout's last commit gets a `.venv` whose programs are those of the environment the tests run in,
-because installing torch anew would test the package index and not this project; `make` sees a finished `.venv` and does not
-rebuild it. `HOW` says of each command whether it is executed as printed, narrowed, or rehearsed: run through the real
-command line, with its presets and parameters validated, as far as the decision what to run.
+because installing torch anew would test the package index and not this project; `make` sees a finished `.venv` and does
+not rebuild it. `HOW` says of each command whether it is executed as printed, narrowed, or rehearsed: run through the
+real command line, with its presets and parameters validated, as far as the decision what to run.
 """
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,13 +20,8 @@ from repro.project import code_root
 
 README = (code_root() / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
-COMMANDS = [
-    line.partition("#")[0].strip()
-    for kind, block in BLOCKS
-    if kind in ("", "bash", "sh")
-    for line in block.splitlines()
-]
-COMMANDS = [command for command in COMMANDS if command]
+LINES = [line.partition("#")[0].strip() for kind, block in BLOCKS if not kind for line in block.splitlines()]
+COMMANDS = [line for line in LINES if line]
 SMALL_TABLE = "scorecampp/fig5_activation_maps"
 HOW = {
     "make report": "narrowed: IDS=one table instead of all (CI runs all)",
@@ -112,6 +106,8 @@ def test_a_command_of_the_readme(clone: Path, command: str) -> None:
     text = found.stdout + found.stderr
     assert found.returncode == EXPECTED_STATUS.get(command, 0), text[-3000:]
     assert EXPECTED_TEXT.get(command, "") in text, text[-3000:]
+    changed = execute(clone, ["git", "diff", "--stat", "README.md", "RESULTS.md"]).stdout
+    assert not changed, "today's code makes other tables of the same records; run `repro report --preset quick`"
 
 
 @pytest.mark.readme
@@ -121,13 +117,6 @@ def test_make_sets_up_the_environment_from_the_lock(clone: Path) -> None:
     (clone / ".venv" / "ready").touch()
     assert "--require-hashes -r requirements.lock" in text
     assert "--no-deps -e ." in text
-
-
-@pytest.mark.readme
-def test_rebuilt_reports_leave_the_tables_of_the_readme_alone(clone: Path) -> None:
-    assert execute(clone, ["repro", "report", "--preset", "quick"]).returncode == 0
-    changed = execute(clone, ["git", "diff", "--stat", "README.md", "RESULTS.md"]).stdout
-    assert not changed
 
 
 @pytest.mark.readme
@@ -144,8 +133,4 @@ def test_the_library_example_runs() -> None:
     }
     exec(compile(code, "README.md", "exec"), names)
     assert names["maps"].shape == (2, 1, 64, 64)
-    assert float(names["metric"].compute()["MaxBoxAccV2"] if isinstance(names["metric"].compute(), dict) else 0) >= 0
-
-
-def test_git_is_there_for_the_clone() -> None:
-    assert shutil.which("git")
+    assert 0 <= names["metric"].compute().value <= 100
