@@ -43,9 +43,10 @@ class Provenance(BaseModel):
     started: str
     """UTC, ISO 8601."""
     wall_seconds: float
-    """Of the notebook alone; what it loaded from the run store was paid for earlier."""
+    """Of the notebook; what it loaded from the run store was paid for earlier."""
     stored_seconds: float | None = None
-    """Wall time, when they were made, of the stored `runs`; None where it is not known (records before this field)."""
+    """Of the stored `runs` when they were made, by this notebook (then within `wall_seconds`) or earlier; None where
+    it is not known, as in records before this field."""
     peak_memory_bytes: int
     """Resident set of the notebook's process at its highest."""
     peak_device_memory_bytes: int = 0

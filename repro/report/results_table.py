@@ -20,7 +20,7 @@ _RESULTS = (
     "claims, in our data",
     "n",
     "device",
-    "time: notebook + stored runs",
+    "time: notebook; stored runs",
     "record: run · file",
 )
 _CLAIMS = ("paper", "claims", "in the paper's setting", "in our data, or over the measured part")
@@ -76,6 +76,6 @@ def _row(record: Record, judge: Judge) -> list[str]:
         claims,
         units,
         facts.device,
-        f"{duration(facts.wall_seconds)} + {stored}",
+        f"{duration(facts.wall_seconds)}; {stored}",
         f"[{record_tag(record)}]({folder}/result.json)",
     ]
