@@ -74,10 +74,13 @@ def find_run(key: str, root: Path | None = None) -> StoredRun:
 
 def seconds_of_runs(keys: Iterable[str], root: Path | None = None) -> float | None:
     """Wall seconds that the finished runs `keys` took together, None where one of them is not in the store."""
-    summaries = [read_json((root or runs_root()) / key / SUMMARY) for key in keys]
-    if not all(isinstance(summary, dict) for summary in summaries):
-        return None
-    return sum((float(summary["wall_seconds"]) for summary in summaries), 0.0)
+    total = 0.0
+    for key in keys:
+        summary = read_json((root or runs_root()) / key / SUMMARY)
+        if not isinstance(summary, dict):
+            return None
+        total += float(summary["wall_seconds"])
+    return total
 
 
 def remove_run(run: StoredRun) -> None:

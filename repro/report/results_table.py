@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from repro.catalogue import PAPERS, all_tables
+from repro.catalogue import all_tables
 from repro.evidence.comparison import headline
 from repro.evidence.judgement import Judge
+from repro.evidence.published import PAPERS
 from repro.evidence.record import Record, records_in
 from repro.project import reports_root
 from repro.report.evidence_pages import PAPER_NAMES, claims_file
