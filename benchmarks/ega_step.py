@@ -3,17 +3,17 @@
 One EGA step is an attack (forward and the input half of backward) and forward and backward of twice the images. With
 one unit for each forward, input-gradient and weight-gradient pass a plain step costs 3 and an EGA step 2 + 6: the floor
 is 8/3. Steps are interleaved and the median of their ratios is reported; on a CPU processor time counts, so that other
-work on the machine does not.
+work on the machine does not. Writes benchmarks/results/ega_step.json (`--quick`: a trial, into output/).
 """
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable
 
 import torch
 
 from repro.data.image_set import ImageSet
+from repro.evidence.speed import Comparison, SpeedRecord, compared, environment
 from repro.models import CAMNetwork, googlenet_cam, small_cam, vgg16_cam
 from repro.training import EGASettings, StepContext, TrainingSettings, prepare_network
 from repro.training.batches import Batches
@@ -45,8 +45,8 @@ def stepper(network: CAMNetwork, data: ImageSet, settings: EGASettings, device: 
     return step
 
 
-def measure(name: str, side: int, batch_size: int, repeats: int, precision: str, device: torch.device) -> None:
-    """Print the two step times and their ratio for one network."""
+def measure(name: str, side: int, batch_size: int, repeats: int, precision: str, device: torch.device) -> Comparison:
+    """The two step times of one network and their ratio."""
     images = torch.randint(0, 256, (batch_size, 3, side, side), dtype=torch.uint8)
     ids = [str(index) for index in range(batch_size)]
     data = ImageSet("noise", "train", images, torch.zeros(batch_size, dtype=torch.int64), ["a", "b"], ids)
@@ -57,13 +57,16 @@ def measure(name: str, side: int, batch_size: int, repeats: int, precision: str,
     adversarial = stepper(BUILDERS[name](200), data, EGASettings.paper(training), device)
     for _ in range(2):
         plain(), adversarial()
-    pairs = [(plain(), adversarial()) for _ in range(repeats)]
-    ratio = statistics.median(second / first for first, second in pairs)
-    times = [1000 * statistics.median(column) for column in zip(*pairs, strict=True)]
-    verdict = "within" if ratio <= TARGET else "above"
-    print(
-        f"{name} {side}×{side} batch {batch_size} {precision} on {device}: plain {times[0]:.0f} ms, "
-        f"EGA {times[1]:.0f} ms, ratio {ratio:.2f} ({verdict} {TARGET}; floor 2.67; median of {repeats} pairs)"
+    pairs = [(1000 * plain(), 1000 * adversarial()) for _ in range(repeats)]
+    return compared(
+        f"EGA training step, {name}, {side}×{side}, batch {batch_size}, {precision}",
+        [ega for _, ega in pairs],
+        [cam for cam, _ in pairs],
+        "plain CAM step",
+        unit="ms",
+        threads=torch.get_num_threads(),
+        ratio_is="ours / peer",
+        bar=TARGET,
     )
 
 
@@ -88,9 +91,19 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=30 if cuda else 8)
     parser.add_argument("--repeats", type=int, default=20 if cuda else 7)
     parser.add_argument("--precision", choices=["32-true", "bf16-mixed"], default="32-true")
-    arguments = parser.parse_args()
+    parser.add_argument("--quick", action="store_true", help="a small network, one pair: does it run?")
+    given = parser.parse_args()
     device = torch.device("cuda" if cuda else "cpu")
-    measure(arguments.network, arguments.side, arguments.batch_size, arguments.repeats, arguments.precision, device)
+    if given.quick:
+        given.network, given.side, given.batch_size, given.repeats = "small", 32, 2, 1
+    found = measure(given.network, given.side, given.batch_size, given.repeats, given.precision, device)
+    print(
+        f"{found.name} on {device}: plain {found.peer:.0f} ms, EGA {found.ours:.0f} ms, ratio {found.ratio:.2f} "
+        f"({'within' if found.met else 'above'} {TARGET}; floor 2.67; median of {found.rounds} pairs)"
+    )
+    name = "ega_step-cuda" if cuda else "ega_step"
+    record = SpeedRecord(name=name, environment=environment(cuda=cuda), comparisons=[found], details={"floor": 8 / 3})
+    print(f"written: {record.save(quick=given.quick)}")
 
 
 if __name__ == "__main__":

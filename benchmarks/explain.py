@@ -4,16 +4,17 @@
     python benchmarks/explain.py --quick          # 64 x 64, one round: does it run?
     python benchmarks/explain.py --device cuda
 
-Contestants take turns inside every round, so that a busy machine disturbs all of them alike; minimum and
-median of wall and CPU seconds are reported (on a shared machine trust the CPU seconds of one thread). Weights
-are random with random batch norm statistics: nothing is downloaded. Peers come with the `bench` extra; a
-missing one is left out, and the report says which were there.
+Contestants take turns inside every round, so that a busy machine disturbs all of them alike; the median over rounds
+of the ratio within a round is reported, in CPU seconds for one thread and in wall seconds otherwise. Memory is what
+one explanation adds to the peak of a process that has done a plain forward pass. Weights are random with random batch
+norm statistics: nothing is downloaded. Peers come with the `bench` extra; a missing one is left out, and the record
+says which were there. Writes benchmarks/results/explain.json, explain-cuda.json on a GPU (`--quick`: a trial, into
+output/).
 """
 
 import copy
 import importlib.util
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -23,7 +24,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -31,6 +31,7 @@ import typer
 from captum.attr import LayerGradCam
 from torch import Tensor, nn
 
+from repro.evidence.speed import Comparison, RatioIs, SpeedRecord, compared, environment
 from repro.explain import SCORE_CAM_PRESETS, EngineSettings, GradCAM, ScoreCAM
 from repro.explain.layer_activation import forward_with_activation
 from repro.explain.masked_network import convert, fold_batch_norm, inference_copy, traced
@@ -40,22 +41,26 @@ Liveness = Literal["few_dead", "many_dead"]
 Explain = Callable[[], Tensor | None]
 
 TARGET = 3
-OUTPUT = Path(__file__).parent / "output" / "explain.json"
 PEERS = {"pytorch-grad-cam": "pytorch_grad_cam", "torchcam": "torchcam"}
+FP32_BAR, BF16_BAR, FLOOR_BAR, NOT_SLOWER, NOT_MORE = 1.4, 2.5, 1.1, 1.0, 1.0
+FP32 = {peer: f"repro fp32 (as {peer})" for peer in PEERS}
+BF16 = "repro bf16 (as torchcam)"
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds per explained image."""
+    """Seconds per explained image of one contestant, one entry a round."""
 
     comparison: str
     network: str
     threads: int
     contestant: str
-    wall_min: float
-    wall_median: float
-    cpu_min: float
-    cpu_median: float
+    wall: list[float]
+    cpu: list[float]
+
+    def seconds(self, device: str) -> list[float]:
+        """What counts: CPU seconds for one thread on a CPU, wall seconds otherwise."""
+        return self.cpu if self.threads == 1 and device == "cpu" else self.wall
 
 
 @dataclass(frozen=True)
@@ -144,9 +149,9 @@ def live_channels(subject: Subject) -> int:
 def score_cam_contestants() -> dict[str, Callable[[Subject], Explain]]:
     """Every implementation of Score-CAM and the floor, by name; each is built when its turn comes."""
     contestants: dict[str, Callable[[Subject], Explain]] = {
-        "repro fp32 (as pytorch-grad-cam)": lambda subject: ours(subject, "pytorch-grad-cam", None),
-        "repro fp32 (as torchcam)": lambda subject: ours(subject, "torchcam", None),
-        "repro bf16 (as torchcam)": lambda subject: ours(subject, "torchcam", torch.bfloat16),
+        FP32["pytorch-grad-cam"]: lambda subject: ours(subject, "pytorch-grad-cam", None),
+        FP32["torchcam"]: lambda subject: ours(subject, "torchcam", None),
+        BF16: lambda subject: ours(subject, "torchcam", torch.bfloat16),
         "bare forwards fp32": lambda subject: bare_forwards(subject, None),
         "bare forwards bf16": lambda subject: bare_forwards(subject, torch.bfloat16),
     }
@@ -197,13 +202,7 @@ def measure(comparison: str, network: str, contestants: dict[str, Explain], thre
             synchronise()
             wall[name].append(time.perf_counter() - started)
             cpu[name].append(time.process_time() - cpu_started)
-    return [
-        Timing(
-            comparison, network, threads, name,
-            min(wall[name]), statistics.median(wall[name]), min(cpu[name]), statistics.median(cpu[name]),
-        )
-        for name in contestants
-    ]  # fmt: skip
+    return [Timing(comparison, network, threads, name, wall[name], cpu[name]) for name in contestants]
 
 
 def synchronise() -> None:
@@ -221,12 +220,12 @@ def map_differences(subject: Subject, contestants: dict[str, Explain]) -> dict[s
     """Largest difference of min-max maps between ours and each peer's, and between bf16 and fp32."""
     size = tuple(subject.image.shape[-2:])
     maps = {name: minmax(cam) for name, explain in contestants.items() if (cam := explain()) is not None}
-    reference = maps["repro fp32 (as torchcam)"]
-    differences = {"bf16 and fp32": float((maps["repro bf16 (as torchcam)"] - reference).abs().max())}
+    reference = maps[FP32["torchcam"]]
+    differences = {"bf16 and fp32": float((maps[BF16] - reference).abs().max())}
     if "torchcam" in maps:
         differences["repro and torchcam"] = float((maps["torchcam"].to(reference) - reference).abs().max())
     if "pytorch-grad-cam" in maps:
-        full = minmax(F.interpolate(maps["repro fp32 (as pytorch-grad-cam)"], size=size, mode="bilinear"))
+        full = minmax(F.interpolate(maps[FP32["pytorch-grad-cam"]], size=size, mode="bilinear"))
         theirs = maps["pytorch-grad-cam"].to(full)
         differences["repro and pytorch-grad-cam"] = float((theirs - full).abs().max())
     return differences
@@ -260,16 +259,61 @@ def compare_memory(names: list[str], liveness: Liveness, size: int) -> dict[str,
     return results
 
 
-def environment(device: str) -> dict[str, str]:
-    """What the figures depend on."""
-    gpu = torch.cuda.get_device_name() if device == "cuda" else "none"
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "gpu": gpu,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "peers": ", ".join(peer for peer in PEERS if installed(peer)) or "none installed",
-    }
+def score_cam_pairs() -> list[tuple[str, str, RatioIs, float]]:
+    """Which contestants are compared, how, and what is demanded: (ours, other, ratio, bar)."""
+    pairs: list[tuple[str, str, RatioIs, float]] = []
+    for peer in filter(installed, PEERS):
+        pairs += [(FP32[peer], peer, "peer / ours", FP32_BAR), (BF16, peer, "peer / ours", BF16_BAR)]
+    floors = ((FP32["torchcam"], "bare forwards fp32"), (BF16, "bare forwards bf16"))
+    return [*pairs, *((ours, floor, "ours / peer", FLOOR_BAR) for ours, floor in floors)]
+
+
+def compare_timings(timings: list[Timing], device: str) -> list[Comparison]:
+    """Every pair of one network and number of threads."""
+    by_name = {(timing.comparison, timing.contestant): timing for timing in timings}
+    pairs = [("Score-CAM", *pair) for pair in score_cam_pairs()]
+    others = [name for kind, name in by_name if kind == "Grad-CAM" and name != "repro"]
+    found = []
+    for kind, ours, peer, ratio_is, bar in pairs:
+        found.append(compare_pair(by_name[kind, ours], by_name[kind, peer], device, ratio_is, bar))
+    for name in others:
+        bar = NOT_SLOWER if name == "captum" else None
+        found.append(compare_pair(by_name["Grad-CAM", "repro"], by_name["Grad-CAM", name], device, "peer / ours", bar))
+    return found
+
+
+def compare_pair(ours: Timing, peer: Timing, device: str, ratio_is: RatioIs, bar: float | None) -> Comparison:
+    """One contestant beside another."""
+    cpu = ours.threads == 1 and device == "cpu"
+    return compared(
+        f"{ours.comparison}, ResNet-18, {ours.network.replace('_', ' ')} channels, {ours.contestant}",
+        ours.seconds(device),
+        peer.seconds(device),
+        peer.contestant,
+        unit="s CPU" if cpu else "s",
+        threads=ours.threads,
+        ratio_is=ratio_is,
+        bar=bar,
+    )
+
+
+def compare_peaks(memory: dict[str, dict[str, float]], liveness: Liveness) -> list[Comparison]:
+    """What an explanation adds to the peak memory, beside every peer; below 1 MiB counts as 1."""
+    added = {name: max(1.0, found["peak_mib"] - found["before_mib"]) for name, found in memory.items()}
+    return [
+        compared(
+            f"Score-CAM, ResNet-18, {liveness.replace('_', ' ')} channels, memory added at the peak, {ours}",
+            [added[ours]],
+            [added[peer]],
+            peer,
+            unit="MiB",
+            threads=1,
+            bar=NOT_MORE,
+        )
+        for peer in PEERS
+        if peer in added
+        for ours in (FP32[peer], BF16)
+    ]
 
 
 def print_timings(timings: list[Timing]) -> None:
@@ -277,27 +321,31 @@ def print_timings(timings: list[Timing]) -> None:
     for timing in timings:
         print(
             f"{timing.comparison:9} {timing.network:9} {timing.threads} thread(s)  {timing.contestant:34}"
-            f" wall {timing.wall_min:8.3f} (median {timing.wall_median:8.3f}) s"
-            f"  cpu {timing.cpu_min:8.3f} (median {timing.cpu_median:8.3f}) s",
+            f" wall {statistics.median(timing.wall):8.3f} s  cpu {statistics.median(timing.cpu):8.3f} s",
             flush=True,
         )
 
 
-def compare_network(liveness: Liveness, size: int, device: str, threads: list[int], rounds: int) -> dict[str, object]:
-    """All comparisons on one network."""
+def compare_network(
+    liveness: Liveness, size: int, device: str, threads: list[int], rounds: int
+) -> tuple[list[Comparison], dict[str, object]]:
+    """All comparisons on one network, and everything that was measured for them."""
     subject = build_subject(liveness, size, device)
     score_cams = {title: build(own_copy(subject)) for title, build in score_cam_contestants().items()}
     live = live_channels(subject)
     differences = map_differences(subject, score_cams)
     print(f"{liveness}: {live} of 512 channels live; largest map differences {differences}", flush=True)
+    found: list[Comparison] = []
     timings: list[Timing] = []
     for count in threads:
-        timings += measure("Score-CAM", liveness, score_cams, count, rounds)
-        timings += measure("Grad-CAM", liveness, grad_cam_contestants(subject), count, 10 * rounds)
+        new = measure("Score-CAM", liveness, score_cams, count, rounds)
+        new += measure("Grad-CAM", liveness, grad_cam_contestants(subject), count, 10 * rounds)
+        found += compare_timings(new, device)
+        timings += new
     print_timings(timings)
     memory = compare_memory(list(score_cams), liveness, size) if device == "cpu" else {}
     print(f"{liveness}: peak memory {json.dumps(memory, indent=1)}", flush=True)
-    return {
+    return [*found, *compare_peaks(memory, liveness)], {
         "live_channels": live,
         "map_differences": differences,
         "memory": memory,
@@ -314,19 +362,26 @@ def main(
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     memory_of: Annotated[str, typer.Option(help="internal: measure one contestant's memory")] = "",
 ) -> None:
-    """Run all comparisons, print them and write benchmarks/output/explain.json."""
+    """Run all comparisons, print and keep them."""
     if memory_of:
         print(json.dumps(peak_memory_of(memory_of, network or "few_dead", size)))
         return
     networks: list[Liveness] = [network] if network else ["few_dead", "many_dead"]
     if quick:
         size, rounds, threads, networks = 64, 1, [1], ["few_dead"]
-    counts = threads or [1, 2]
-    report: dict[str, object] = {"environment": environment(device), "size": size, "rounds": rounds}
-    report |= {name: compare_network(name, size, device, counts, rounds) for name in networks}
-    OUTPUT.parent.mkdir(exist_ok=True)
-    OUTPUT.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"written: {OUTPUT}")
+    found: list[Comparison] = []
+    details: dict[str, object] = {"size": size, "rounds": rounds}
+    for name in networks:
+        comparisons, details[name] = compare_network(name, size, device, threads or [1, 2], rounds)
+        found += comparisons
+    cuda = device == "cuda"
+    record = SpeedRecord(
+        name="explain-cuda" if cuda else "explain",
+        environment=environment(cuda=cuda),
+        comparisons=found,
+        details=details,
+    )
+    print(f"written: {record.save(quick=quick)}")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 
     python benchmarks/localisation.py [--maps 20] [--repetitions 5] [--ilsvrc 50000] [--threads 2]
 
-Repetitions of the two sides alternate; the figures are the best CPU time of each. The plain evaluation is the
-tests' oracle, one contour search per threshold. Writes benchmarks/output/localisation.json.
+Repetitions of the two sides alternate; medians of the CPU time of each and of their ratios are reported. The plain
+evaluation is the tests' oracle, one contour search per threshold. Writes benchmarks/results/localisation.json
+(`--quick`: a trial, into output/).
 """
 
 import argparse
-import json
 import resource
 import sys
 import time
@@ -22,9 +22,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "metrics"))
 import oracle_localisation as oracle  # noqa: E402
 
+from repro.evidence.speed import Comparison, SpeedRecord, compared, environment  # noqa: E402
 from repro.metrics import MaxBoxAccV2, box_curves, pixel_histograms  # noqa: E402
 
 SIDE = 224
+BARS = {"cam": 15.0, "cubic": 15.0, "noisy": 80.0}
+PIXEL_BAR, SECONDS_BAR, MEMORY_BAR = 10.0, 240.0, 2048.0
 
 
 def draw_map(rng: np.random.Generator, kind: str) -> np.ndarray:
@@ -40,54 +43,66 @@ def draw_map(rng: np.random.Generator, kind: str) -> np.ndarray:
     return score
 
 
-def best_cpu_times(sides: dict[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
-    """Seconds of CPU per side, best of interleaved repetitions."""
-    best = dict.fromkeys(sides, float("inf"))
+def cpu_times(sides: dict[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:
+    """Seconds of CPU per side and repetition; the sides take turns."""
+    spent: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repetitions):
         for name, side in sides.items():
             start = time.process_time()
             side()
-            best[name] = min(best[name], time.process_time() - start)
-    return best
+            spent[name].append(time.process_time() - start)
+    return spent
 
 
-def compare_boxes(kind: str, maps: int, repetitions: int) -> dict[str, object]:
+def compare_boxes(kind: str, maps: int, repetitions: int) -> Comparison:
     """MaxBoxAccV2's curves for one kind of map; the plain side sees a tenth of the maps."""
     rng = np.random.default_rng(0)
     scores = np.stack([draw_map(rng, kind) for _ in range(maps)])
     few = scores[: max(1, maps // 10)]
     truth = np.array([[30, 30, 149, 179]])
     stacked = torch.from_numpy(scores)
-    seconds = best_cpu_times(
+    seconds = cpu_times(
         {
             "plain": lambda: [oracle.best_iou_per_threshold(score, truth) for score in few],
             "ours": lambda: box_curves(stacked, [truth] * maps, normalisation="none"),
         },
         repetitions,
     )
-    plain, ours = seconds["plain"] / len(few) * 1e3, seconds["ours"] / maps * 1e3
-    return {"what": f"boxes, {kind} maps", "plain_ms": plain, "ours_ms": ours, "speed_up": plain / ours}
+    name = f"boxes at all thresholds, {kind} maps {SIDE}×{SIDE}"
+    return per_map(name, seconds, maps, len(few), BARS[kind])
 
 
-def compare_pixels(maps: int, repetitions: int) -> dict[str, object]:
+def compare_pixels(maps: int, repetitions: int) -> Comparison:
     """PxAP's histograms from maps already in [0, 1]."""
     rng = np.random.default_rng(1)
     scores = np.stack([draw_map(rng, "cam") for _ in range(maps)])
     masks = rng.choice([0, 1, 255], scores.shape, p=[0.6, 0.35, 0.05]).astype(np.uint8)
     stacked, labels = torch.from_numpy(scores), torch.from_numpy(masks)
-    seconds = best_cpu_times(
+    seconds = cpu_times(
         {
             "plain": lambda: [oracle.pixel_histograms(s, m) for s, m in zip(scores, masks, strict=True)],
             "ours": lambda: pixel_histograms(stacked, labels, normalisation="none"),
         },
         repetitions,
     )
-    plain, ours = seconds["plain"] / maps * 1e3, seconds["ours"] / maps * 1e3
-    return {"what": "PxAP histograms", "plain_ms": plain, "ours_ms": ours, "speed_up": plain / ours}
+    return per_map("PxAP histograms", seconds, maps, maps, PIXEL_BAR)
 
 
-def evaluate_many(count: int, threads: int) -> dict[str, object]:
-    """Wall time and peak memory of MaxBoxAccV2 on `count` stored 14 x 14 float32 maps."""
+def per_map(name: str, seconds: dict[str, list[float]], ours: int, plain: int, bar: float) -> Comparison:
+    """Milliseconds of CPU per map, from the seconds of `ours` and of `plain` maps."""
+    return compared(
+        name,
+        [1e3 * spent / ours for spent in seconds["ours"]],
+        [1e3 * spent / plain for spent in seconds["plain"]],
+        "plain OpenCV / NumPy",
+        unit="ms CPU per map",
+        threads=1,
+        bar=bar,
+    )
+
+
+def evaluate_many(count: int, threads: int) -> list[Comparison]:
+    """Wall time and peak memory of MaxBoxAccV2 on `count` stored 14 x 14 float32 maps, against fixed limits."""
     rng = np.random.default_rng(2)
     y, x = np.mgrid[:14, :14]
     centers = rng.uniform(3, 11, (count, 2, 1, 1)).astype(np.float32)
@@ -100,7 +115,14 @@ def evaluate_many(count: int, threads: int) -> dict[str, object]:
     metric.compute()
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"maps": count, "threads": threads, "wall_seconds": seconds, "peak_rss_mib": peak}
+    name = f"MaxBoxAccV2 of {count:,} stored 14×14 maps"
+    return [
+        compared(f"{name}: {what}", [found], None, "limit", unit=unit, threads=threads, ratio_is="ours", bar=bar)
+        for what, found, unit, bar in (
+            ("wall time", seconds, "s", SECONDS_BAR),
+            ("peak memory of the process", peak, "MiB", MEMORY_BAR),
+        )
+    ]
 
 
 def main() -> None:
@@ -109,26 +131,23 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--ilsvrc", type=int, default=50_000)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="two maps, one repetition: does it run?")
     options = parser.parse_args()
+    if options.quick:
+        options.maps, options.repetitions, options.ilsvrc = 2, 1, 20
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     warm = torch.rand(1, 14, 14)
     box_curves(warm, [np.array([[0, 0, 5, 5]])])
     pixel_histograms(warm, torch.ones(1, 14, 14, dtype=torch.uint8))
-    rows = [compare_boxes(kind, options.maps, options.repetitions) for kind in ("cam", "cubic", "noisy")]
+    rows = [compare_boxes(kind, options.maps, options.repetitions) for kind in BARS]
     rows.append(compare_pixels(options.maps, options.repetitions))
+    rows += evaluate_many(options.ilsvrc, options.threads)
     for row in rows:
-        times = f"plain {row['plain_ms']:9.2f} ms   ours {row['ours_ms']:7.2f} ms   {row['speed_up']:6.1f}x"
-        print(f"{row['what']:<20} {times}", flush=True)
-    many = evaluate_many(options.ilsvrc, options.threads)
-    print(
-        f"{many['maps']} maps, {many['threads']} threads: {many['wall_seconds']:.0f} s,"
-        f" peak {many['peak_rss_mib']:.0f} MiB"
-    )
-    target = ROOT / "benchmarks" / "output" / "localisation.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    versions = {"opencv": cv2.__version__, "numpy": np.__version__, "torch": torch.__version__}
-    target.write_text(json.dumps({"comparisons": rows, "many": many, "versions": versions}, indent=2) + "\n")
+        plain = "" if row.peer is None else f"   plain {row.peer:9.2f}   {row.ratio:6.1f}x"
+        print(f"{row.name:<62} {row.ours:9.2f} {row.unit}{plain}   met: {row.met}", flush=True)
+    record = SpeedRecord(name="localisation", environment=environment(), comparisons=rows, details={})
+    print(f"written: {record.save(quick=options.quick)}")
 
 
 if __name__ == "__main__":

@@ -13,21 +13,24 @@ Fashion-MNIST's 2-major subset has; arithmetic does not depend on what the image
   decoded images and takes its first batch. Written from a description of that code; its evaluation of the test set
   every 100 steps is left out.
 
+The ways take turns, cycle by cycle; medians are reported. Writes benchmarks/results/replicas.json, replicas-cuda.json
+on a GPU (`--quick`: a trial, into output/).
+
 TFLOP/s counts the arithmetic of one replica's iteration (convolutions and matrix products, forward and backward).
 """
 
 import argparse
-import json
-import platform
+import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
+from repro.evidence.speed import Comparison, SpeedRecord, compared, environment
 from repro.models import lenet5
 from repro.training.cuda_cycle import Cycle
 from repro.training.dfg import DFGNetworks, build_networks, dfg_draws, update_cycle
@@ -37,6 +40,7 @@ from repro.training.tasks import ReplicaTasks
 
 IMAGES = 13_200
 READINGS = DFGReadings(filter_weight_images=10)
+GPU_REPLICAS, GPU_BAR = 90, 10.0
 
 
 class DecodedImages(Dataset[tuple[Tensor, int]]):
@@ -72,22 +76,19 @@ def prepare(replicas: int, device: torch.device, settings: DFGSettings) -> tuple
     return nets, dfg_draws(tasks, settings, READINGS, torch.float32)
 
 
-def seconds(function: Callable[[int], None], cycles: int, device: torch.device) -> float:
-    """Median wall seconds of `function(cycle)` after one warm-up call."""
-    times = []
-    for cycle in range(cycles + 1):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        function(cycle)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
-    return sorted(times[1:])[cycles // 2]
+@dataclass(frozen=True)
+class Way:
+    """One way of training: a function that does a cycle, for how many replicas, and its seconds so far."""
+
+    name: str
+    replicas: int
+    cycle: Callable[[int], None]
+    spent: list[float] = field(default_factory=list)
+    """Wall seconds per replica-iteration, one entry a cycle."""
 
 
-def time_training(replicas: int, graph: bool, settings: DFGSettings, cycles: int, device: torch.device) -> float:
-    """Seconds per replica-iteration of R stacked replicas (R = 1: of the loop)."""
+def training_way(replicas: int, graph: bool, settings: DFGSettings, device: torch.device) -> Way:
+    """R stacked replicas (R = 1: the loop's body)."""
     nets, draws = prepare(replicas, device, settings)
 
     def updates() -> None:
@@ -101,11 +102,12 @@ def time_training(replicas: int, graph: bool, settings: DFGSettings, cycles: int
         draws.load(number)
         play()
 
-    return seconds(cycle, cycles, device) / settings.cycle / replicas
+    name = ("loop" if replicas == 1 else "stacked") + (", graph" if graph else "")
+    return Way(name, replicas, cycle)
 
 
-def time_public_data_path(settings: DFGSettings, cycles: int, device: torch.device) -> float:
-    """Seconds per iteration of one replica whose every iteration builds a shuffled loader for one batch."""
+def public_way(settings: DFGSettings, device: torch.device) -> Way:
+    """One replica whose every iteration builds a shuffled loader for one batch."""
     nets, draws = prepare(1, device, settings)
     decoded = DecodedImages(draws.data)
 
@@ -116,7 +118,25 @@ def time_public_data_path(settings: DFGSettings, cycles: int, device: torch.devi
             images.to(device), labels.to(device)
         update_cycle(nets, draws, settings, READINGS)
 
-    return seconds(cycle, cycles, device) / settings.cycle
+    return Way("public data path", 1, cycle)
+
+
+def take_turns(ways: Sequence[Way], settings: DFGSettings, cycles: int, device: torch.device) -> None:
+    """Time every way in every cycle, after one cycle of each to warm up."""
+    for number in range(cycles + 1):
+        for way in ways:
+            synchronise(device)
+            start = time.perf_counter()
+            way.cycle(number)
+            synchronise(device)
+            if number:
+                way.spent.append((time.perf_counter() - start) / settings.cycle / way.replicas)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for the GPU, if that is the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def flop_per_iteration(settings: DFGSettings) -> float:
@@ -128,51 +148,81 @@ def flop_per_iteration(settings: DFGSettings) -> float:
     return counter.get_total_flops() / settings.cycle
 
 
-def measure(replicas: Sequence[int], cycles: int, device: torch.device) -> list[dict[str, float | int | str]]:
-    """One row per way and number of replicas."""
+def measure(replicas: Sequence[int], cycles: int, device: torch.device) -> list[Way]:
+    """All ways that make sense on the device, timed; the loop is always among them."""
     settings = DFGSettings()
-    flop = flop_per_iteration(settings)
-    timings = [("public data path", 1, time_public_data_path(settings, cycles, device))]
-    for graph in (False, True) if device.type == "cuda" else (False,):
-        for count in replicas:
-            way = ("loop" if count == 1 else "stacked") + (", graph" if graph else "")
-            timings.append((way, count, time_training(count, graph, settings, cycles, device)))
-    loop = next((spent for way, _, spent in timings if way == "loop"), float("nan"))
+    counts = sorted({1, *replicas})
+    graphs = (False, True) if device.type == "cuda" else (False,)
+    ways = [training_way(count, graph, settings, device) for graph in graphs for count in counts]
+    ways.append(public_way(settings, device))
+    take_turns(ways, settings, cycles, device)
+    return ways
+
+
+def comparisons(ways: Sequence[Way], device: torch.device) -> list[Comparison]:
+    """Every way beside the plain loop, per replica-iteration; the loop itself beside the public data path."""
+    loop = next(way for way in ways if way.name == "loop")
+    public = next(way for way in ways if way.name == "public data path")
+    pairs = [(loop, public), *((way, loop) for way in ways if way not in (loop, public))]
+    found = []
+    for ours, peer in pairs:
+        demanded = device.type == "cuda" and ours.replicas == GPU_REPLICAS and ours.name == "stacked, graph"
+        found.append(
+            compared(
+                f"DFG iteration of one replica, LeNet-5, {ours.name}, R = {ours.replicas}",
+                [1e3 * spent for spent in ours.spent],
+                [1e3 * spent for spent in peer.spent],
+                "plain loop" if peer is loop else peer.name,
+                unit="ms",
+                threads=torch.get_num_threads(),
+                bar=GPU_BAR if demanded else None,
+            )
+        )
+    return found
+
+
+def throughput(ways: Sequence[Way]) -> list[dict[str, float | int | str]]:
+    """Iterations and arithmetic per second of every way."""
+    flop = flop_per_iteration(DFGSettings())
+    medians = [(way, statistics.median(way.spent)) for way in ways]
     return [
         {
-            "way": way,
-            "replicas": count,
-            "iterations_per_second_per_replica": 1 / (spent * count),
+            "way": way.name,
+            "replicas": way.replicas,
+            "iterations_per_second_per_replica": 1 / (spent * way.replicas),
             "replica_iterations_per_second": 1 / spent,
-            "speed_up_over_loop": loop / spent,
             "tflop_per_second": flop / spent / 1e12,
         }
-        for way, count, spent in timings
+        for way, spent in medians
     ]
 
 
 def main() -> None:
-    """Print the table and keep it in benchmarks/output/replicas.json."""
+    """Print the table and keep it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--replicas", type=int, nargs="+", default=None, help="default: 1 4 (CPU), 1 16 90 (CUDA)")
     parser.add_argument("--cycles", type=int, default=3, help="timed cycles of 10 iterations; the median counts")
-    arguments = parser.parse_args()
-    device = torch.device(arguments.device)
-    replicas = arguments.replicas or ([1, 16, 90] if device.type == "cuda" else [1, 4])
-    rows = measure(replicas, arguments.cycles, device)
-    print(f"{'way':<20}{'R':>4}{'it/s per replica':>18}{'replica-it/s':>14}{'vs loop':>9}{'TFLOP/s':>9}")
+    parser.add_argument("--quick", action="store_true", help="one cycle, 1 and 2 replicas: does it run?")
+    given = parser.parse_args()
+    device = torch.device(given.device)
+    cuda = device.type == "cuda"
+    replicas = given.replicas or ([1, 16, GPU_REPLICAS] if cuda else [1, 4])
+    ways = measure([2] if given.quick else replicas, 1 if given.quick else given.cycles, device)
+    rows = throughput(ways)
+    print(f"{'way':<20}{'R':>4}{'it/s per replica':>18}{'replica-it/s':>14}{'TFLOP/s':>9}")
     for row in rows:
         print(
             f"{row['way']:<20}{row['replicas']:>4}{row['iterations_per_second_per_replica']:>18.2f}"
-            f"{row['replica_iterations_per_second']:>14.2f}{row['speed_up_over_loop']:>9.2f}"
-            f"{row['tflop_per_second']:>9.3f}"
+            f"{row['replica_iterations_per_second']:>14.2f}{row['tflop_per_second']:>9.3f}"
         )
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    output = Path(__file__).parent / "output" / "replicas.json"
-    output.parent.mkdir(exist_ok=True)
-    about = {"device": name, "torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows}
-    output.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    record = SpeedRecord(
+        name="replicas-cuda" if cuda else "replicas",
+        environment=environment(cuda=cuda),
+        comparisons=comparisons(ways, device),
+        details={"throughput": rows},
+    )
+    print(f"written: {record.save(quick=given.quick)}")
 
 
 if __name__ == "__main__":

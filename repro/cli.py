@@ -172,26 +172,36 @@ def verdicts(
 
 @app.command()
 def report(preset: PresetOption = "smoke") -> None:
-    """Rebuild HTML, dashboard and (quick, paper) RESULTS.md from notebooks and records; nothing is run."""
+    """Rebuild HTML and dashboard from notebooks and records; quick and paper also RESULTS.md and the README's tables.
+
+    Nothing is run.
+    """
     from repro.batch.run import rebuild_report
 
-    console.print(f"dashboard: {rebuild_report(_preset(preset))}")
+    chosen = _preset(preset)
+    console.print(f"dashboard: {rebuild_report(chosen)}")
+    if chosen != "smoke":
+        from repro.readme import update_readme
+
+        console.print(f"tables of {update_readme()} rebuilt", markup=False)
 
 
 @app.command()
 def bench(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="scripts of benchmarks/")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="a trial of seconds, into benchmarks/output/")] = False,
 ) -> None:
-    """Compare speed and memory with the peers, side by side in one run; writes benchmarks/output/NAME.json.
+    """Compare speed and memory with the peers, side by side in one run; writes benchmarks/results/NAME.json.
 
-    The peers come with the `bench` extra: `make bench` installs them.
+    The peers come with the `bench` extra: `make bench` installs them. `repro report --preset quick` then renews the
+    README's speed table.
     """
     scripts = {path.stem: path for path in sorted((code_root() / "benchmarks").glob("*.py"))}
     for name in names or scripts:
         if name not in scripts:
             raise UserError(f"no benchmark '{name}': {nearest(name, list(scripts))}")
         console.rule(name)
-        if subprocess.run([sys.executable, str(scripts[name])], cwd=code_root()).returncode:
+        if subprocess.run([sys.executable, str(scripts[name]), *(["--quick"] * quick)], cwd=code_root()).returncode:
             raise typer.Exit(1)
 
 

@@ -7,7 +7,7 @@ the lock is the operating system's and vanishes with its process. Clocks play no
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +70,17 @@ def find_run(key: str, root: Path | None = None) -> StoredRun:
     if fitting:
         raise UserError(f"run '{key}': {len(fitting)} runs begin so; give more of the key")
     raise UserError(f"no run '{key}': {nearest(key, [run.key for run in runs])}")
+
+
+def seconds_of_runs(keys: Iterable[str], root: Path | None = None) -> float | None:
+    """Wall seconds that the finished runs `keys` took together, None where one of them is not in the store."""
+    total = 0.0
+    for key in keys:
+        summary = read_json((root or runs_root()) / key / SUMMARY)
+        if not isinstance(summary, dict):
+            return None
+        total += float(summary["wall_seconds"])
+    return total
 
 
 def remove_run(run: StoredRun) -> None:

@@ -91,16 +91,14 @@ def _check_writable(folder: Path) -> None:
 
 
 def rebuild_report(preset: Preset) -> Path:
-    """Export every executed notebook again, dashboard, `RESULTS.md`, README. Returns the dashboard's path."""
+    """Export every executed notebook again, dashboard, `RESULTS.md`. Returns the dashboard's path."""
     from repro.report.dashboard import write_dashboard
-    from repro.report.readme import update_readme
     from repro.report.results import write_results
 
     for table in all_tables():
         rebuild_page(table, preset)
     if preset != "smoke":
         write_results()
-        update_readme(preset)
     return write_dashboard(preset)
 
 

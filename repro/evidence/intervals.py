@@ -1,5 +1,6 @@
 """Confidence intervals over seeds, over images, and over both; which one where is in `docs/statistics.md`."""
 
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -126,7 +127,13 @@ def image_interval(
             return _wilson(int(np.count_nonzero(array == best)), len(array), worst, best, level)
     if len(array) < _FEW_IMAGES or np.ptp(array) == 0:
         return _estimate(array, student_bounds(array, level), len(array), "Student t over images")
-    return bootstrap_statistic(array, weighted_mean, level, "bca", seed=seed)
+    return _bootstrapped_mean(tuple(array.tolist()), level, seed)
+
+
+@lru_cache(maxsize=2048)
+def _bootstrapped_mean(values: tuple[float, ...], level: float, seed: int) -> Estimate:
+    """Cached because tables, pages and claims of one report ask for the same cells again and again."""
+    return bootstrap_statistic(values, weighted_mean, level, "bca", seed=seed)
 
 
 def _wilson(hits: int, n: int, worst: float, best: float, level: float) -> Estimate:

@@ -43,6 +43,10 @@ class Provenance(BaseModel):
     started: str
     """UTC, ISO 8601."""
     wall_seconds: float
+    """Of the notebook; what it loaded from the run store was paid for earlier."""
+    stored_seconds: float | None = None
+    """Of the stored `runs` when they were made, by this notebook (then within `wall_seconds`) or earlier; None where
+    it is not known, as in records before this field."""
     peak_memory_bytes: int
     """Resident set of the notebook's process at its highest."""
     peak_device_memory_bytes: int = 0
@@ -74,12 +78,17 @@ def device_name() -> str:
 
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
+    return f"CPU {processor_name()}"
+
+
+def processor_name() -> str:
+    """Model of the processor with the number of cores this process may use, e.g. "AMD EPYC, 2 cores"."""
     model = platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
-    return f"CPU {model}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
+    return f"{model}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
 
 
 def peak_memory() -> int:

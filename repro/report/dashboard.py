@@ -14,6 +14,7 @@ from repro.files import write_text
 from repro.project import reports_root
 from repro.report.evidence_pages import page_links, write_evidence_pages
 from repro.report.html import environment, stylesheet
+from repro.report.text import duration
 from repro.report.verdict_views import tone
 
 PAPER_TITLES = {
@@ -85,6 +86,7 @@ def write_dashboard(preset: Preset) -> Path:
         "summaries": summaries,
         "pages": page_links()[1:],
         "tone": tone,
+        "duration": duration,
         "valid": sum(row.record is not None for row in rows),
         "total": len(rows),
     }

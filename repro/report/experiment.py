@@ -33,6 +33,7 @@ from repro.parameters import check_values, parameters_hash, read_parameters
 from repro.report.figures import use_house_style
 from repro.report.tables import bullet_list, comparison_table, key_value_table
 from repro.report.verdict_views import notebook_verdicts
+from repro.stored_runs import seconds_of_runs
 
 T = TypeVar("T")
 
@@ -95,10 +96,9 @@ class Experiment:
         self._data[name] = manifest
         self._skipped += skipped
 
-    def uses_run(self, key: str) -> None:
-        """Note a training of the run store that the numbers rest on."""
-        if key not in self._runs:
-            self._runs.append(key)
+    def uses_run(self, *keys: str) -> None:
+        """Note trainings or explanations of the run store that the numbers rest on."""
+        self._runs += [key for key in dict.fromkeys(keys) if key not in self._runs]
 
     def reads(self, **readings: str) -> None:
         """Note readings in force; dots of the id are written as double underscores."""
@@ -152,6 +152,7 @@ class Experiment:
             threads=torch.get_num_threads(),
             started=self._started.isoformat(timespec="seconds"),
             wall_seconds=time.monotonic() - self._clock,
+            stored_seconds=seconds_of_runs(self._runs),
             peak_memory_bytes=peak_memory(),
             peak_device_memory_bytes=device_memory,
         )

@@ -29,7 +29,7 @@ def to_mathml(tex: str, display: str) -> str:
 
 
 class _MathMLRenderer(IPythonRenderer):
-    """Markdown to HTML with formulas as MathML instead of text for a script to find."""
+    """Markdown to HTML with formulas as MathML instead of text for a script to find, and headers with a scope."""
 
     def block_math(self, body: str) -> str:
         return to_mathml(body, "block")
@@ -39,6 +39,12 @@ class _MathMLRenderer(IPythonRenderer):
 
     def inline_math(self, body: str) -> str:
         return to_mathml(body, "inline")
+
+    def table_cell(self, text: str, align: str | None = None, head: bool = False) -> str:
+        """A cell of a Markdown table; its headers say that they head a column."""
+        opening, closing = ('<th scope="col"', "th") if head else ("<td", "td")
+        style = f' style="text-align:{align}"' if align else ""
+        return f"  {opening}{style}>{text}</{closing}>\n"
 
 
 class OfflineExporter(HTMLExporter):
