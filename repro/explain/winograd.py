@@ -38,6 +38,8 @@ class WinogradConv2d(nn.Module):
 
     filters: Tensor
     bias: Tensor | None
+    to_tiles: Tensor
+    from_tiles: Tensor
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         """Take over a convolution for which `pays` holds."""
@@ -48,8 +50,8 @@ class WinogradConv2d(nn.Module):
         self.register_buffer("bias", None if convolution.bias is None else convolution.bias.detach())
         self.register_buffer("to_tiles", torch.kron(_INPUT, _INPUT).to(weight))
         self.register_buffer("from_tiles", torch.kron(_OUTPUT, _OUTPUT).to(weight))
-        rows, columns = convolution.padding
-        self.padding = int(rows), int(columns)
+        assert not isinstance(convolution.padding, str)
+        self.padding = convolution.padding[0], convolution.padding[1]
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k rows columns"]:
         """The convolution, channels-last in memory."""

@@ -1,6 +1,6 @@
 """The interface of every CAM network: class maps before pooling, logits after it (EGA §3.1, eq. 1–3)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
@@ -134,18 +134,23 @@ def stage_channels(network: CAMNetwork) -> dict[str, int]:
     return found
 
 
-def after_last_stages(network: CAMNetwork, build: Callable[[int], nn.Module]) -> None:
-    """Place a layer behind each of the last two pools and the last stage: pool3, pool4 and conv5 of VGG-16.
+def pools_and_end(network: CAMNetwork) -> list[str]:
+    """Names of the stages that are pools, and of the last stage: pool1 … pool4 and conv5 of VGG-16."""
+    stages = dict(network.backbone.named_children())
+    return [*(name for name, stage in stages.items() if isinstance(stage, nn.MaxPool2d)), list(stages)[-1]]
+
+
+def add_after(network: CAMNetwork, stages: Sequence[str], build: Callable[[int], nn.Module]) -> None:
+    """Place a layer behind each of some stages, in place; the stages keep their names.
 
     Args:
-        network: changed in place; names of stages stay.
+        network: changed in place.
+        stages: names in the backbone; one named twice gets one layer.
         build: from the number of channels to the layer.
     """
-    stages = dict(network.backbone.named_children())
-    pools = [name for name, stage in stages.items() if isinstance(stage, nn.MaxPool2d)]
     channels = stage_channels(network)
-    for name in dict.fromkeys([*pools[-2:], list(stages)[-1]]):
-        setattr(network.backbone, name, nn.Sequential(stages[name], build(channels[name])))
+    for name in dict.fromkeys(stages):
+        setattr(network.backbone, name, nn.Sequential(network.backbone.get_submodule(name), build(channels[name])))
 
 
 def pooled_maps(features: Float[Tensor, "n channels h w"], classifier: nn.Conv2d | nn.Linear) -> CAMOutput:

@@ -35,7 +35,10 @@ def ega_request(id: str, parameters: Mapping[str, Any]) -> Request:
         if study.pretrain_epochs:
             request.works.append(_pretraining(study))
         for seed in parameters["seeds"]:
-            request.works += [_training(study, trained_as(trial.settings), seed), _evaluation(study, trial.settings, seed)]
+            request.works += [
+                _training(study, trained_as(trial.settings), seed),
+                _evaluation(study, trial.settings, seed),
+            ]
     return request
 
 

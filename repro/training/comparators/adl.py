@@ -8,7 +8,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from repro.models.cam_network import CAMNetwork, after_last_stages
+from repro.models.cam_network import CAMNetwork, add_after, pools_and_end
 from repro.training.comparators.settings import ComparatorSettings
 from repro.training.ingredients import Ingredient, StepContext
 
@@ -37,14 +37,15 @@ class AttentionDrop(nn.Module):
 
 @dataclass(frozen=True)
 class AttentionDropLayers(Ingredient):
-    """Drop layers behind the last two pools and the last stage: pool3, pool4 and conv5 of VGG, as §4.2 places them."""
+    """Drop layers behind the last two pools and the last stage: pool3, pool4 and conv5 of VGG-16, as the authors place
+    them (inferred for other backbones)."""
 
     drop_rate: float
     threshold: float
 
     def wrap_network(self, network: CAMNetwork) -> CAMNetwork:
         """Add the layers."""
-        after_last_stages(network, lambda channels: AttentionDrop(self.threshold))
+        add_after(network, pools_and_end(network)[-3:], lambda channels: AttentionDrop(self.threshold))
         return network
 
     @contextmanager

@@ -75,5 +75,6 @@ def segment(
     span = (image.amax() - image.amin()).clamp(min=1e-6)
     pixels = ((image - image.amin()) / span * 255).byte().permute(1, 2, 0).contiguous().numpy()
     cv2.setRNGSeed(0)
-    cv2.grabCut(pixels, marks, None, np.zeros((1, 65)), np.zeros((1, 65)), _ITERATIONS, cv2.GC_INIT_WITH_MASK)
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.grabCut(pixels, marks, (0, 0, 0, 0), *models, _ITERATIONS, cv2.GC_INIT_WITH_MASK)
     return torch.from_numpy(np.isin(marks, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.float32))
