@@ -115,3 +115,22 @@ def test_wrong_options_and_weights_are_named() -> None:
         squeezenet_cam(3, weights={"conv.weight": torch.zeros(1)})
     with pytest.raises(ValueError, match="classes is 0"):
         small_cam(0)
+
+
+def test_branches_see_their_stage_and_leave_the_plain_outputs_alone() -> None:
+    network = small_cam(3, width=4).eval()
+    images = torch.randn(2, 3, 32, 32)
+    before, names = network.cam(images), set(network.state_dict())
+    assert before.auxiliary == {}
+    network.add_branch("early", torch.nn.Identity(), stage="pool2")
+    network.add_branch("late", torch.nn.Identity(), stage="neck")
+    network.add_branch("kept", torch.nn.Linear(2, 2))
+    logits, maps, auxiliary = network.cam(images)
+    assert torch.equal(logits, before.logits) and torch.equal(maps, before.maps)
+    assert torch.equal(auxiliary["early"], network.backbone[:4](images))
+    assert torch.equal(auxiliary["late"], network.features(images)) and set(auxiliary) == {"early", "late"}
+    assert set(network.state_dict()) - names == {"branches.kept.weight", "branches.kept.bias"}
+    with pytest.raises(ValueError, match="'kept' already"):
+        network.add_branch("kept", torch.nn.Identity())
+    with pytest.raises(ValueError, match=r"no stage 'conv9'; expected one of conv1, .*neck"):
+        network.add_branch("other", torch.nn.Identity(), stage="conv9")

@@ -13,10 +13,12 @@ from lightning_fabric.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 
 from repro.models import small_cam, to_global_batch_norm
-from repro.training import EGASettings, Run, train_ega
+from repro.training import EGASettings, Run, train_cam, train_ega
+from repro.training.comparators import ACoLSettings, DANetSettings
 
 SETTINGS = EGASettings.paper(TINY.model_copy(update={"epochs": 1, "learning_rate": 1e-3}))
 SHARDS = [4, 2]
+BRANCHES = [*ACoLSettings().ingredients(), *DANetSettings(parents=((0, 1, 0),)).ingredients()]
 
 
 def fresh() -> nn.Module:
@@ -34,7 +36,7 @@ def normalise_shard(folder: Path, rank: int) -> None:
 
 
 def work(rank: int, folder: Path, port: int) -> None:
-    """One of two processes: first a batch norm on uneven shards, then a whole EGA training."""
+    """One of two processes: a batch norm on uneven shards, a whole EGA training, one with classifiers run by losses."""
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank)}
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "NODE_RANK": "0"}
@@ -45,6 +47,10 @@ def work(rank: int, folder: Path, port: int) -> None:
     run.folder.mkdir()
     state = train_ega(fresh(), squares(), SETTINGS, run, 0, fabric)
     torch.save({"state": state, "losses": [entry["loss"] for entry in run.history]}, folder / f"{rank}.pt")
+    run = Run(folder / f"branches-{rank}", checkpoint_seconds=1e9)
+    run.folder.mkdir()
+    state = train_cam(fresh(), squares(), SETTINGS.training, BRANCHES, run, 0, fabric=fabric)
+    torch.save(state, folder / f"branches-{rank}.pt")
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +85,12 @@ def test_two_processes_follow_the_loss_curve_of_one(folder: Path, tmp_path: Path
     for name, value in alone.items():
         assert torch.equal(first["state"][name], second["state"][name]), name
         assert torch.allclose(first["state"][name], value, rtol=1e-3, atol=1e-4), name
+
+
+def test_classifiers_that_losses_run_learn_from_both_processes(folder: Path, tmp_path: Path) -> None:
+    alone = train_cam(fresh(), squares(), SETTINGS.training, BRANCHES, Run(tmp_path, checkpoint_seconds=1e9), 0)
+    first, second = (torch.load(folder / f"branches-{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert any(name.startswith("branches.acol_classifier") for name in alone)
+    for name, value in alone.items():
+        assert torch.equal(first[name], second[name]), name
+        assert torch.allclose(first[name], value, rtol=1e-3, atol=1e-4), name
