@@ -10,7 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from repro.data import load_dataset
-from repro.studies.scorecampp import Column, Measured, scaled
+from repro.evidence.comparison import sample_key
+from repro.evidence.intervals import paired_interval
+from repro.studies.scorecampp import AREA_MATCHED, AreaControl, Column, Measured, scaled
 from repro.studies.subject import Subject, SubjectSettings, prepare_subject
 from repro.training import RunStore, predicted_classes
 
@@ -55,6 +57,30 @@ def objects_covered(
         measured.add(subject, column, "objects_covered", torch.stack(shares))
         measured.add(subject, column, "mean_map_area", 100 * masks.mean(dim=(1, 2, 3)))
     return measured
+
+
+def coverage_at_equal_area(measured: Measured, seed: int) -> AreaControl:
+    """Objects covered by ScoreCAM++ beside those of Score-CAM maps of its area, paired over images."""
+    values = {
+        method: measured.samples[sample_key(method, "objects_covered", seed)]
+        for method in ("scorecam", AREA_MATCHED, "scorecampp")
+    }
+    difference = paired_interval(values["scorecampp"], values[AREA_MATCHED], over="images")
+    plain, matched, own = (sum(numbers) / len(numbers) for numbers in values.values())
+    images = len(values["scorecampp"])
+    return AreaControl(
+        "objects covered",
+        "%",
+        plain,
+        matched,
+        own,
+        difference.value,
+        difference.low,
+        difference.high,
+        "higher",
+        images,
+        images,
+    )
 
 
 def _inside(mask: Tensor, box: Tensor) -> Tensor:
