@@ -26,7 +26,7 @@ class CombinedMaps(Ingredient):
 
 @dataclass(frozen=True)
 class NonLocalBlocks(Ingredient):
-    """Non-local blocks behind all pools but the first and behind the last stage: pool2, pool3, pool4 and conv5 of VGG-16
+    """Non-local blocks behind all pools but the first and the last stage: pool2, pool3, pool4 and conv5 of VGG-16
     (stated: the authors' code; inferred for other backbones)."""
 
     def wrap_network(self, network: CAMNetwork) -> CAMNetwork:
