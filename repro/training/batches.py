@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from repro.data.image_set import ImageSet
@@ -141,6 +142,22 @@ def normalised(images: UInt8[Tensor, "n 3 h w"], settings: TrainingSettings) -> 
     """Network input in the memory layout that the device is fast with."""
     inputs = settings.normalisation.apply(images)
     return inputs.contiguous(memory_format=torch.channels_last if inputs.is_cuda else torch.contiguous_format)
+
+
+def whole_batch(share: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "batch ..."]:
+    """The rows of all processes in the order of the batch, for what mixes images; one process has them already."""
+    if not (dist.is_initialized() and dist.get_world_size() > 1):
+        return share
+    shares = [torch.empty_like(share, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+    dist.all_gather(shares, share.contiguous())
+    return torch.cat(shares)
+
+
+def own_share(batch: Shaped[Tensor, "batch ..."]) -> Shaped[Tensor, "n ..."]:
+    """The rows of this process in an array for the whole batch."""
+    if not (dist.is_initialized() and dist.get_world_size() > 1):
+        return batch
+    return batch.chunk(dist.get_world_size())[dist.get_rank()]
 
 
 def _fits(images: Tensor, device: torch.device) -> bool:

@@ -1,12 +1,16 @@
 """CutMix: boxes and labels by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
+import torch.nn.functional as F
 from comparator_helpers import one_step, trained
 
 from repro.training import EGASettings
-from repro.training.comparators import CutMixSettings, MixedBoxes
+from repro.training.batches import Batch, StepRandom
+from repro.training.comparators import CutMixSettings, MixedBoxes, cutmix
 from repro.training.comparators.cutmix import pasted_pixels
 
 
@@ -27,6 +31,27 @@ def test_labels_are_mixed_by_the_area_that_was_really_pasted() -> None:
         assert 1 - own <= changed + 0.05  # a partner of the same class keeps the label whole
     assert torch.equal(one_step([MixedBoxes(0.0)]).batch.images, plain.images)
     assert torch.equal(one_step([MixedBoxes(1.0)]).batch.target, mixed.target)
+
+
+def test_two_processes_mix_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, rows = one_step([]), (slice(0, 4), slice(4, 8))
+    shares = []
+    for rank in (0, 1):
+        random = [StepRandom(0, 7, 8, part, torch.device("cpu")) for part in rows]
+        labels = plain.batch.labels
+        batches = [Batch(plain.batch.images[part], labels[part], labels[part]) for part in rows]
+        orders = torch.cat([StepRandom(0, 7, 8, part, torch.device("cpu")).uniform(5)[:, 4] for part in rows])
+        one_hot = F.one_hot(plain.batch.target, 3).float()
+        gathered = [orders, plain.batch.images, one_hot]
+        monkeypatch.setattr(cutmix, "whole_batch", lambda share, queue=gathered: queue.pop(0))
+        monkeypatch.setattr(cutmix, "own_share", lambda values, part=rows[rank]: values[part])
+        context = replace(plain.context, random=random[rank])
+        shares.append(MixedBoxes(1.0).transform_batch(batches[rank], context))
+    context = replace(plain.context, random=StepRandom(0, 7, 8, slice(None), torch.device("cpu")))
+    monkeypatch.undo()
+    together = MixedBoxes(1.0).transform_batch(plain.batch, context)
+    assert torch.equal(torch.cat([share.images for share in shares]), together.images)
+    assert torch.equal(torch.cat([share.target for share in shares]), together.target)
 
 
 def test_it_trains_alone_and_with_ega(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
-from repro.training.batches import Batch
+from repro.training.batches import Batch, own_share, whole_batch
 from repro.training.comparators.settings import ComparatorSettings
 from repro.training.ingredients import Ingredient, StepContext
 
@@ -18,7 +18,7 @@ class MixedBoxes(Ingredient):
     """Pastes a box of another image of the batch into every image and mixes their labels by area (§3.1).
 
     Every image has a box and a partner of its own (inferred: the paper draws one box per image, the authors' code one
-    per batch).
+    per batch). Partners come from the batches of all processes, so that their number does not matter.
     """
 
     probability: float
@@ -26,14 +26,14 @@ class MixedBoxes(Ingredient):
     def transform_batch(self, batch: Batch, context: StepContext) -> Batch:
         """Mixed images with class probabilities as target; `labels` stay those of the receiving images."""
         keep, x, y, applied, order = context.random.uniform(5).unbind(1)
-        partner = order.argsort()
+        partner = own_share(whole_batch(order).argsort())
         keep = torch.where(applied < self.probability, keep, 1.0)
         boxes = pasted_pixels(keep, x, y, batch.images.shape[-2], batch.images.shape[-1])
-        images = torch.where(boxes[:, None], batch.images[partner], batch.images)
+        images = torch.where(boxes[:, None], whole_batch(batch.images)[partner], batch.images)
         share = boxes.float().mean((1, 2))[:, None]
         classes = context.network.classes
         own = F.one_hot(batch.target, classes).float() if batch.target.ndim == 1 else batch.target
-        return replace(batch, images=images, target=(1 - share) * own + share * own[partner])
+        return replace(batch, images=images, target=(1 - share) * own + share * whole_batch(own)[partner])
 
 
 class CutMixSettings(ComparatorSettings):
