@@ -91,6 +91,26 @@ def run(
     raise typer.Exit(code)
 
 
+@app.command()
+def plan(
+    ids: Ids = None,
+    preset: PresetOption = "smoke",
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="replace one parameter")] = None,
+    steps: Annotated[int, typer.Option("--steps", min=2, help="timed steps of every kind")] = 4,
+    as_json: Annotated[bool, typer.Option("--json", help="print the plan as JSON")] = False,
+) -> None:
+    """Predict time, memory, disk space and GPU hours of tables from a few steps of each training on this device.
+
+    Needs no data and spends nothing: stand-in images, random weights. `repro run` puts the prediction into the record
+    beside what the run took.
+    """
+    from repro.cli_plan import show_plan
+    from repro.parameters import parse_assignment
+
+    overrides: dict[str, Any] = dict(parse_assignment(text) for text in set_ or [])
+    show_plan(select(ids or []), _preset(preset), overrides, steps, as_json)
+
+
 data_app = typer.Typer(help="Data sets: what there is, whether it is complete, how to get it.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(runs_app, name="runs")

@@ -9,11 +9,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from repro.catalogue import Preset, Table
+from repro.evidence.prediction import Prediction
 from repro.evidence.provenance import Provenance
 from repro.files import write_json
 from repro.parameters import parameters_hash
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
+"""2 added `predicted`; records of version 1 are read as they are."""
 FILE_NAME = "result.json"
 Setting = dict[str, str | int | float]
 
@@ -61,7 +63,7 @@ class Record(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
     id: str
     title: str
     preset: Preset
@@ -80,6 +82,8 @@ class Record(BaseModel):
     deviations: list[str] = []
     """Sentences: what differs from the paper and why."""
     skipped_images: int = 0
+    predicted: Prediction | None = None
+    """What `repro plan` said of these parameters beforehand; the actual cost is in `provenance`."""
     provenance: Provenance
 
     @model_validator(mode="after")

@@ -19,6 +19,7 @@ from repro.catalogue import Preset, Table
 from repro.errors import UserError
 from repro.evidence.comparison import CellComparison, compare, find_table
 from repro.evidence.labels import own_label
+from repro.evidence.prediction import prediction_for
 from repro.evidence.provenance import (
     Provenance,
     device_name,
@@ -168,6 +169,7 @@ class Experiment:
             findings=self._findings,
             deviations=self._deviations,
             skipped_images=self._skipped,
+            predicted=prediction_for(self.table.id, self.preset, digest),
             provenance=provenance,
         )
 

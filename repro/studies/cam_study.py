@@ -174,12 +174,7 @@ class CamStudy:
     def maps_and_scores(self, method: MethodSettings, trained: RunResult) -> LocalisationMaps:
         """Maps of the true classes of all test images, and the scores that decide the class."""
         method = for_classes(method, self.images.train.classes)
-        network = self.network(method, trained)
-        training, images = method.training, self.images.test
-        found = evaluate_localisation(network, images, training, method.ingredients())
-        if self.settings.class_crops == "one":
-            return found
-        return LocalisationMaps(found.maps, ten_crop_probabilities(network, images, training))
+        return evaluate(self.network(method, trained), self.images.test, method, self.settings.class_crops)
 
     def _pretrained(self, fabric: Fabric | None) -> RunResult:
         longer = self.settings.training.model_copy(update={"epochs": self.settings.pretrain_epochs, "decay_epochs": ()})
@@ -213,3 +208,13 @@ class CamStudy:
         settings = self.settings
         classes = len(self.images.train.classes)
         return build_network(settings.network, classes, width=settings.width, weights=settings.weights, seed=seed)
+
+
+def evaluate(
+    network: CAMNetwork, images: ImageSet, method: MethodSettings, class_crops: Literal["ten", "one"]
+) -> LocalisationMaps:
+    """Maps of the true classes of `images`, and the scores that decide the class."""
+    found = evaluate_localisation(network, images, method.training, method.ingredients())
+    if class_crops == "one":
+        return found
+    return LocalisationMaps(found.maps, ten_crop_probabilities(network, images, method.training))

@@ -269,6 +269,17 @@ def _train_groups(
             store.run(study.config(method, [r], schedule), partial(member_of, group, slot))
 
 
+def source_recipe(settings: StudySettings, protocol: Protocol, schedule: DFGSettings) -> DFGSettings:
+    """How the source network is trained; the paper gives no recipe."""
+    return DFGSettings(
+        architecture=protocol.architecture,
+        iterations=settings.source_iterations,
+        batch=schedule.batch,
+        network_lr=settings.source_lr,
+        evaluations=1,
+    )
+
+
 def member_of(group: RunResult, slot: int, run: Run) -> dict[str, Tensor]:
     """One replica of a group as if it had been trained alone: its tensors, and its history logged to `run`."""
     prefix = f"{slot}/"
@@ -298,13 +309,7 @@ def _source(
     name = settings.source or protocol.source
     train = load_images(name, "train", settings.source_images, protocol, settings.seed)
     test = load_images(name, "test", 1000, protocol, settings.seed)
-    recipe = DFGSettings(
-        architecture=protocol.architecture,
-        iterations=settings.source_iterations,
-        batch=schedule.batch,
-        network_lr=settings.source_lr,
-        evaluations=1,
-    )
+    recipe = source_recipe(settings, protocol, schedule)
     config = SourceRun(
         data=train.manifest,
         settings=recipe,

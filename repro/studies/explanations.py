@@ -212,7 +212,7 @@ def explain(
             augmented_copies=augmented_copies,
             precision=precision,
         )
-        results.append(store.run(config, _measuring(subject, config)))
+        results.append(store.run(config, measuring(subject, config)))
     return Explanations(tuple(name for group in groups for name in group), _beside(results), tuple(results))
 
 
@@ -225,7 +225,9 @@ def _beside(results: Sequence[RunResult]) -> dict[str, Tensor]:
     }
 
 
-def _measuring(subject: Subject, config: ExplanationConfig) -> Callable[[Run], dict[str, Tensor]]:
+def measuring(subject: Subject, config: ExplanationConfig) -> Callable[[Run], dict[str, Tensor]]:
+    """The work behind one `ExplanationConfig`: explain and score batch by batch, resumably."""
+
     def measure(run: Run) -> dict[str, Tensor]:
         rows = _Rows()
         batches = range(0, len(subject.images), BATCH_OF_IMAGES)
