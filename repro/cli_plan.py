@@ -34,8 +34,8 @@ def show_plan(tables: list[Table], preset: Preset, overrides: dict[str, object],
             console.print(f"{id}: {note}", markup=False, soft_wrap=True)
     console.print(MODEL, markup=False, soft_wrap=True)
     console.print(
-        "Not counted: starting kernels, making HTML, reading stored images, statistics over seeds. Trainings already in "
-        f"the run store are counted as if they were not. Written to {path}",
+        "Not counted: starting kernels, making HTML, reading stored images, statistics over seeds. Trainings already "
+        f"in the run store are counted as if they were not. Written to {path}",
         markup=False,
         soft_wrap=True,
     )

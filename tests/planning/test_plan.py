@@ -67,7 +67,7 @@ def test_the_interval_by_hand() -> None:
     cost = cost_of(Loop("train", Counter({"step": 10}), 0.0, {"step": [1.0, 2.0, 3.0]}))
     assert cost.seconds == 20
     assert cost.half_width == pytest.approx(10 * 4.302653 * 1 / 3**0.5, rel=1e-6)  # t(0.975, 2) · s / √3
-    assert cost.low == 0 and cost.high == pytest.approx(1.3 * (20 + cost.half_width))
+    assert cost.low == 0 and cost.high == pytest.approx(1.3 * (20 + cost.half_width) + 5)
     once = cost_of(Loop("train", Counter({"a": 10, "b": 2}), 0.0, {"a": [1.0, 2.0, 3.0], "b": [5.0]}))
     assert once.half_width == pytest.approx(cost.half_width * (1 + 10 / 20)), "a lone timing is as uncertain as others"
 
