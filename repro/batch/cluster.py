@@ -26,7 +26,6 @@ from repro.errors import UserError
 from repro.files import write_json
 from repro.parameters import read_yaml
 from repro.project import code_root, reports_root
-from repro.report.dashboard import write_dashboard
 
 Executor = Literal["snakemake", "slurm"]
 _HERE = Path(__file__).parent
@@ -101,6 +100,8 @@ def run_on_cluster(
     for table in missing:
         rebuild_page(table, preset)  # Snakemake deletes the page of a failed job, which tells what went wrong
         console.print(f"failed: {table.id}: see {table.report(preset) / 'index.html'}", markup=False)
+    from repro.report.dashboard import write_dashboard
+
     dashboard = write_dashboard(preset)
     console.print(f"{len(jobs) - len(missing)} of {len(jobs)} records valid; dashboard: {dashboard}", markup=False)
     return 1 if missing else 0

@@ -1,4 +1,7 @@
-"""What `repro run` does around the runner: progress for people, the dashboard, and the exit status."""
+"""What `repro run` does around the runner: progress for people, the dashboard, and the exit status.
+
+What makes pages is imported where it is used: its libraries take seconds, and with nothing to do none is needed.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,9 @@ from repro.errors import UserError
 from repro.evidence.attempt import load_attempt
 from repro.files import atomic_path
 from repro.project import reports_root
-from repro.report.dashboard import write_dashboard
-from repro.report.html import export_notebook
-from repro.report.readme import update_readme
-from repro.report.results import write_results
 
 INTERRUPTED = 130
+DASHBOARD = "index.html"
 
 
 def run_and_report(jobs: Sequence[Job], preset: Preset, jobs_at_once: int, console: Console) -> int:
@@ -29,6 +29,13 @@ def run_and_report(jobs: Sequence[Job], preset: Preset, jobs_at_once: int, conso
         UserError: the reports folder cannot be written.
     """
     _check_writable(reports_root() / preset)
+    if _nothing_to_do(jobs, preset):
+        page = reports_root() / preset / DASHBOARD
+        console.print(f"nothing to do: all {len(jobs)} records are current (use --force to run again)")
+        console.print(f"{len(jobs)} of {len(jobs)} records valid; dashboard: {page}", markup=False)
+        return 0
+    from repro.report.dashboard import write_dashboard
+
     total, counter = len(jobs), 0
 
     def started(job: Job) -> None:
@@ -48,8 +55,6 @@ def run_and_report(jobs: Sequence[Job], preset: Preset, jobs_at_once: int, conso
 
 def _summarise(outcomes: Sequence[Outcome], dashboard: Path, console: Console) -> int:
     bad = [outcome for outcome in outcomes if not outcome.good]
-    if outcomes and all(outcome.state == "unchanged" for outcome in outcomes):
-        console.print(f"nothing to do: all {len(outcomes)} records are current (use --force to run again)")
     for outcome in bad:
         folder = outcome.job.table.report(outcome.job.preset)
         console.print(f"{outcome.state}: {outcome.job.table.id}: see {folder / 'index.html'}", markup=False)
@@ -57,6 +62,15 @@ def _summarise(outcomes: Sequence[Outcome], dashboard: Path, console: Console) -
     if any(outcome.state == "interrupted" for outcome in bad):
         return INTERRUPTED
     return 1 if bad else 0
+
+
+def _nothing_to_do(jobs: Sequence[Job], preset: Preset) -> bool:
+    """Whether every record is current and the dashboard is not older than any of the preset."""
+    folder = reports_root() / preset
+    if not jobs or not (folder / DASHBOARD).exists() or any(job.force or not job.is_current() for job in jobs):
+        return False
+    written = (folder / DASHBOARD).stat().st_mtime_ns
+    return all(path.stat().st_mtime_ns <= written for path in folder.glob("*/*/*.json"))
 
 
 def _check_writable(folder: Path) -> None:
@@ -78,6 +92,10 @@ def _check_writable(folder: Path) -> None:
 
 def rebuild_report(preset: Preset) -> Path:
     """Export every executed notebook again, dashboard, `RESULTS.md`, README. Returns the dashboard's path."""
+    from repro.report.dashboard import write_dashboard
+    from repro.report.readme import update_readme
+    from repro.report.results import write_results
+
     for table in all_tables():
         rebuild_page(table, preset)
     if preset != "smoke":
@@ -88,6 +106,8 @@ def rebuild_report(preset: Preset) -> Path:
 
 def rebuild_page(table: Table, preset: Preset) -> None:
     """Export one executed notebook again, with its error where it failed; nothing where there is none."""
+    from repro.report.html import export_notebook
+
     folder = table.report(preset)
     if (folder / "notebook.ipynb").exists():
         attempt = load_attempt(folder)

@@ -154,8 +154,7 @@ class CamStudy:
             parts = method.ingredients()
             return train_cam(network, self.images.train, method.training, parts, run, seed, method.reduction, fabric)
 
-        writes = fabric is None or fabric.is_global_zero
-        return self.store.run(self._config(method, seed, start), work, writes=writes)
+        return self.store.run(self._config(method, seed, start), work, fabric)
 
     def network(self, method: MethodSettings, trained: RunResult) -> CAMNetwork:
         """The trained network in evaluation mode, on the GPU where there is one."""

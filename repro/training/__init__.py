@@ -6,7 +6,7 @@ from repro.training.ega import EGASettings, train_ega
 from repro.training.ingredients import AdversarialExamples, EntropyTerm, Ingredient, SeenBatch, StepContext
 from repro.training.localisation import LocalisationMaps, evaluate_localisation, ten_crop_probabilities
 from repro.training.run import Diverged, Run
-from repro.training.run_store import RunConfig, RunResult, RunStore
+from repro.training.run_store import RunBusy, RunConfig, RunResult, RunStore
 from repro.training.settings import TrainingSettings
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "LocalisationMaps",
     "OutOfDeviceMemory",
     "Run",
+    "RunBusy",
     "RunConfig",
     "RunResult",
     "RunStore",

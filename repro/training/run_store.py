@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from filelock import FileLock, Timeout
+from lightning_fabric import Fabric
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -60,33 +61,73 @@ class RunResult:
     """True when nothing was trained by this call."""
 
 
+class RunBusy(RuntimeError):
+    """A training on several devices found its run being trained by another process."""
+
+
 @dataclass(frozen=True)
 class RunStore:
     """The folder of runs; safe for several processes: one trains, the others wait and load."""
 
     root: Path = field(default_factory=runs_root)
     checkpoint_seconds: float = 120.0
+    busy_seconds: float = 60.0
+    """How long a training on several devices waits for one elsewhere that is about to end."""
 
-    def run(self, config: RunConfig, train: Callable[[Run], dict[str, Tensor]], *, writes: bool = True) -> RunResult:
+    def run(
+        self, config: RunConfig, train: Callable[[Run], dict[str, Tensor]], fabric: Fabric | None = None
+    ) -> RunResult:
         """Return the result of `config`, training it with `train` only if no finished run exists.
 
-        With several processes in one training, all but the first pass `writes=False`: they resume from the same
-        checkpoints and write nothing.
+        All processes of a launched `fabric` call it together. The first decides for all of them whether to train, and
+        alone writes; the others resume from the same checkpoints. A finished run whose result is damaged goes on from
+        its last checkpoint where that is still there; it was deleted when the result was safe, so as a rule the run
+        is trained from the start.
 
         Raises:
+            RunBusy: there are several processes, and the run is being trained by a process outside of them.
             Whatever `train` raises; its checkpoints stay, so that the next call continues from them.
         """
         folder = self.root / config.key
+        if fabric is not None and fabric.world_size > 1:
+            return self._run_together(folder, config, train, fabric)
         if (done := self._load(folder, config.key)) is not None:
             return done
-        if not writes:
-            run = Run(folder, self.checkpoint_seconds, writes=False)
-            return RunResult(config.key, train(run), run.metrics, run.history, run.wall_seconds, reused=False)
-        folder.mkdir(parents=True, exist_ok=True)
         with self._locked(folder, config):
             if (done := self._load(folder, config.key)) is not None:
                 return done
             return self._train(folder, config, train)
+
+    def _run_together(
+        self, folder: Path, config: RunConfig, train: Callable[[Run], dict[str, Tensor]], fabric: Fabric
+    ) -> RunResult:
+        lock = FileLock(folder / LOCK)
+        try:
+            # One decision for all: a process that trained while the first waited or loaded would hang in its first
+            # exchange of gradients until the backend gives up.
+            decision = fabric.broadcast(self._decide(folder, config, lock) if fabric.is_global_zero else "")
+            if decision == "busy":
+                raise RunBusy(
+                    f"run {config.key} is being trained by another process, for which a training on "
+                    f"{fabric.world_size} devices does not wait; start it again when that has ended"
+                )
+            done = self._load(folder, config.key) if decision == "done" else None
+            if done is not None:
+                return done
+            if fabric.is_global_zero:
+                return self._train(folder, config, train)
+            run = Run(folder, self.checkpoint_seconds, writes=False)
+            return RunResult(config.key, train(run), run.metrics, run.history, run.wall_seconds, reused=False)
+        finally:
+            lock.release()
+
+    def _decide(self, folder: Path, config: RunConfig, lock: FileLock) -> Literal["train", "done", "busy"]:
+        write_json(folder / CONFIG, {"kind": config.kind, **config.model_dump(mode="json")})
+        try:
+            lock.acquire(timeout=self.busy_seconds)
+        except Timeout:
+            return "busy"
+        return "train" if self._load(folder, config.key) is None else "done"
 
     def finished(self, config: RunConfig) -> RunResult | None:
         """The result of `config` if it was trained already."""

@@ -164,18 +164,6 @@ def test_figure_4_sees_the_attack_and_both_halves(tmp_path: Path) -> None:
         activation_statistics(plain, images, training, AttackSettings())
 
 
-def test_a_second_process_trains_and_writes_nothing(tmp_path: Path) -> None:
-    settings = study_settings(TINY, network="small_cam", pretrain_epochs=0)
-    first = CamStudy(settings, StudyImages.of(settings), RunStore(tmp_path / "first", checkpoint_seconds=0))
-
-    store = RunStore(tmp_path / "second", checkpoint_seconds=0)
-    trained = first.train(method_settings("cam", settings.training), 0)
-    config = first._config(method_settings("cam", settings.training), 0, "start")
-    result = store.run(config, lambda run: [dict(trained.tensors) for _ in run.steps(2, {})][-1], writes=False)
-    assert not result.reused and result.tensors.keys() == trained.tensors.keys()
-    assert not (tmp_path / "second").exists()
-
-
 @pytest.mark.parametrize("preset", ["smoke", "quick", "paper"])
 @pytest.mark.parametrize("id", TRIALS)
 def test_every_preset_names_trials_of_printed_columns(id: str, preset: Any) -> None:

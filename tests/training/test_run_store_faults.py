@@ -3,15 +3,20 @@
 import errno
 import os
 import pickle
+import queue
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import killable
 import pytest
 import torch
+from filelock import FileLock
+from lightning_fabric import Fabric
 from test_run_store import Killed, Toy, store, toy_training
 from torch import Tensor
 from typer.testing import CliRunner
@@ -19,8 +24,8 @@ from typer.testing import CliRunner
 from repro.cli import app
 from repro.errors import UserError
 from repro.files import file_hash, write_json
-from repro.stored_runs import collect_garbage, find_run, remove_run, stored_runs
-from repro.training import Run
+from repro.stored_runs import LOCK, collect_garbage, find_run, remove_run, stored_runs
+from repro.training import Run, RunBusy, RunResult, RunStore
 from repro.training.run import CheckpointMismatch
 
 
@@ -197,3 +202,79 @@ def test_the_command_lists_shows_removes_and_collects(tmp_path: Path, monkeypatc
 def test_listing_does_not_wait_for_torch(tmp_path: Path) -> None:
     code = "import sys, repro.cli, repro.stored_runs; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class Member(Fabric):
+    """One of two processes of a training, as a thread: what the first broadcasts reaches the second."""
+
+    def __init__(self, rank: int, line: queue.Queue[object]) -> None:
+        self.rank, self.line = rank, line
+
+    @property
+    def world_size(self) -> int:
+        return 2
+
+    @property
+    def is_global_zero(self) -> bool:
+        return self.rank == 0
+
+    def broadcast(self, obj: object, src: int = 0) -> object:
+        if self.rank == src:
+            self.line.put(obj)
+            return obj
+        return self.line.get(timeout=20)
+
+
+def both(root: Path, train: Callable[[Run], dict[str, Tensor]]) -> list[RunResult | RuntimeError]:
+    """What each of two processes gets when they ask for the toy training together."""
+    line: queue.Queue[object] = queue.Queue()
+    team = RunStore(root, busy_seconds=0.2)
+
+    def ask(rank: int) -> RunResult | RuntimeError:
+        try:
+            return team.run(Toy(), train, Member(rank, line))
+        except RunBusy as error:
+            return error
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(ask, [0, 1]))
+
+
+@pytest.mark.faults("training on two devices while another process trains the same run", "both stop, with what to do")
+def test_several_processes_do_not_wait_for_another(tmp_path: Path) -> None:
+    (tmp_path / Toy().key).mkdir(parents=True)
+    with FileLock(tmp_path / Toy().key / LOCK):
+        found = both(tmp_path, lambda run: pytest.fail("trained beside another process"))
+    assert [type(error) for error in found] == [RunBusy, RunBusy]
+    assert "2 devices" in str(found[1]) and "start it again" in str(found[1])
+
+
+@pytest.mark.faults("a run finished between the questions of two processes", "both load it, neither trains alone")
+def test_several_processes_agree_on_a_finished_run(tmp_path: Path, whole: dict[str, Tensor]) -> None:
+    found = both(tmp_path / "whole", lambda run: pytest.fail("trained again"))
+    assert [one.reused for one in found if isinstance(one, RunResult)] == [True, True]
+
+
+def test_one_of_several_processes_writes(tmp_path: Path) -> None:
+    writers: list[bool] = []
+    threads = threading.Barrier(2)
+
+    def train(run: Run) -> dict[str, Tensor]:
+        writers.append(run.writes)
+        threads.wait(20)
+        return {"weight": torch.ones(2)}
+
+    found = both(tmp_path, train)
+    assert sorted(writers) == [False, True]
+    assert all(isinstance(one, RunResult) and not one.reused for one in found)
+    assert store(tmp_path).run(Toy(), train).reused
+
+
+@pytest.mark.faults("damaged result whose checkpoints are still there", "goes on from the last one; repeats no step")
+def test_a_damaged_result_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "remove_checkpoints", lambda run: None)
+        first = store(tmp_path).run(Toy(), toy_training(Toy()))
+    (tmp_path / Toy().key / "result.safetensors").write_bytes(b"damaged")
+    again = store(tmp_path).run(Toy(), toy_training(Toy(), die_at=11))
+    assert not again.reused and again.history == first.history
