@@ -1,4 +1,4 @@
-"""`repro train ega`: the trainings of a notebook, on any number of devices, through the run store."""
+"""`repro train`: the trainings of a notebook ahead of it, through the run store; EGA's on any number of devices."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ from repro.errors import UserError
 train_app = typer.Typer(help="Train what a notebook needs, ahead of it and on several devices.", no_args_is_help=True)
 
 
-@train_app.callback()
-def _group() -> None:
-    """Keep `ega` a sub-command although it is the only one."""
+TableName = Annotated[str, typer.Argument(metavar="TABLE", help="notebook, e.g. table6_components")]
+PresetOption = Annotated[str, typer.Option("--preset", "-p", help="smoke, quick or paper")]
+Assignments = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="replace one parameter")]
+Devices = Annotated[int, typer.Option("--devices", "-d", min=1, help="devices (GPUs, or CPU processes)")]
 
 
 @train_app.command("ega")
 def train_ega_tables(
-    table: Annotated[str, typer.Argument(metavar="TABLE", help="notebook, e.g. table6_components")],
-    preset: Annotated[str, typer.Option("--preset", "-p", help="smoke, quick or paper")] = "paper",
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="replace one parameter")] = None,
-    devices: Annotated[int, typer.Option("--devices", "-d", min=1, help="devices (GPUs, or CPU processes)")] = 1,
+    table: TableName, preset: PresetOption = "paper", set_: Assignments = None, devices: Devices = 1
 ) -> None:
     """Train every network that notebook TABLE of EGA needs under a preset; finished trainings are not repeated.
 
@@ -33,13 +31,33 @@ def train_ega_tables(
     """
     if devices > 1 and not _launched():
         raise typer.Exit(_torchrun(devices))
-    from repro.parameters import parse_assignment, preset_values
-
-    overrides: dict[str, Any] = dict(parse_assignment(text) for text in set_ or [])
-    values = preset_values(Table(f"ega/{table}"), _preset(preset), overrides)
+    values = _values(f"ega/{table}", preset, set_)
     from repro.studies.ega_training import train_trials
 
     train_trials(f"ega/{table}", values, devices)
+
+
+@train_app.command("dfg")
+def train_dfg_tables(
+    table: TableName, preset: PresetOption = "paper", set_: Assignments = None, devices: Devices = 1
+) -> None:
+    """Train every network that notebook TABLE of DFG needs under a preset; finished trainings are not repeated.
+
+    One device: on a GPU as many trainings at once as its memory holds.
+    """
+    if devices > 1:
+        raise UserError(f"--devices {devices}: trainings of DFG are small and many; they share one device")
+    values = _values(f"dfg/{table}", preset, set_)
+    from repro.studies.dfg_training import train_wanted
+
+    train_wanted(f"dfg/{table}", values)
+
+
+def _values(id: str, preset: str, assignments: list[str] | None) -> dict[str, Any]:
+    from repro.parameters import parse_assignment, preset_values
+
+    overrides: dict[str, Any] = dict(parse_assignment(text) for text in assignments or [])
+    return preset_values(Table(id), _preset(preset), overrides)
 
 
 def _preset(given: str) -> Preset:

@@ -47,6 +47,9 @@ class Resources(BaseModel):
     training_gpus: NonNegativeInt = 0
     """Devices of the training job that runs before the notebook; 0 leaves training to the notebook."""
 
+    training_after: str = ""
+    """Table whose training job comes before anything of this one, where both run."""
+
     def flags(self, gpus: int) -> str:
         """As `sbatch` gets them from Snakemake's SLURM executor."""
         devices = f" --gpus={gpus}" if gpus else ""

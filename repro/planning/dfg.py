@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -17,51 +16,22 @@ from repro.planning.sampled_run import Kind
 from repro.planning.stand_ins import shape_of, stand_in
 from repro.planning.work import Work
 from repro.studies.dfg import StudySettings, source_recipe
-from repro.studies.dfg_accuracy import METHODS
 from repro.studies.dfg_protocol import PROTOCOLS, Protocol, Replica, border, paper_settings, plan, subset_of
+from repro.studies.dfg_training import Wanted, targets_of, wanted_of
 from repro.training import Run
 from repro.training.dfg_settings import DFGSettings
 from repro.training.methods import replica_chunks, train_method
 from repro.training.sampling import ResidentData
 from repro.training.supervised import pretrain_source
 from repro.training.tasks import ReplicaTasks, build_classifier
-from repro.vocabulary import DatasetName, DFGMethod
-
-FIRST = (0,)
-MAPS_METHODS: tuple[DFGMethod, ...] = ("original", "fine_tuning", "delta", "dfg")
-WEIGHTS_RHOS = (0.75, 0.0)
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Trainings of one method: on all of a study's plan, or on some positions of it."""
-
-    method: DFGMethod
-    rho: float | None = None
-    only: Sequence[int] | None = None
-
-
-def wanted_of(id: str, parameters: Mapping[str, Any]) -> list[Wanted]:
-    """What each notebook passes to `train_replicas`; nothing for those that train nothing."""
-    name = id.removeprefix("dfg/")
-    if name == "table2_accuracy":
-        return [Wanted(method) for method in METHODS]
-    if name == "fig2_feature_space":
-        return [Wanted("dfg", only=FIRST)]
-    if name == "fig3_fig4_activation_maps":
-        return [Wanted(method, only=FIRST) for method in MAPS_METHODS]
-    if name == "fig5_filter_weights":
-        return [Wanted("dfg", rho, FIRST) for rho in WEIGHTS_RHOS]
-    if name == "fig6_rho":
-        return [Wanted("dfg", rho, range(parameters["used"])) for rho in parameters["rhos"]]
-    return []
+from repro.vocabulary import DatasetName
 
 
 def dfg_request(id: str, parameters: Mapping[str, Any]) -> Request:
     """Works of a DFG notebook: source networks and every training of every method."""
     request = Request()
     wanted = wanted_of(id, parameters)
-    for target in (parameters.get("targets") or [parameters["target"]]) if wanted else []:
+    for target in targets_of(parameters) if wanted else []:
         study = PlannedStudy(StudySettings.of(parameters, target), parameters["schedule"])
         request.images |= {study.train, study.test}
         if study.protocol.architecture == "resnet50":

@@ -40,14 +40,31 @@ def test_every_table_has_resources() -> None:
 
 
 def test_training_jobs_are_possible() -> None:
+    from repro.studies.dfg_training import wanted_of
     from repro.studies.ega import trials_of
 
     trained = [table for table in all_tables() if resources_of(table, "paper").training_gpus]
-    assert trained
+    assert {table.paper for table in trained} == {"ega", "dfg"}
     for table in trained:
-        values = preset_values(table, "paper")
-        assert trials_of(table.id, values), table.id
-        assert values["batch_size"] % resources_of(table, "paper").training_gpus == 0, table.id
+        values, devices = preset_values(table, "paper"), resources_of(table, "paper").training_gpus
+        if table.paper == "dfg":
+            assert wanted_of(table.id, values) and devices == 1, table.id
+        else:
+            assert trials_of(table.id, values) and values["batch_size"] % devices == 0, table.id
+
+
+def test_shared_trainings_on_several_devices_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a training gives up when another job has its run; so whoever shares one waits for it."""
+    from repro.planning.ega import ega_request
+
+    monkeypatch.setenv("REPRO_DATA", str(tmp_path))
+    ega = {table.id: resources_of(table, "paper") for table in all_tables() if table.paper == "ega"}
+    keys = {id: {work.key for work in ega_request(id, preset_values(Table(id), "paper")).works} for id in ega}
+    for id, asked in ega.items():
+        for other in ega:
+            if asked.training_gpus > 1 and other != id and keys[id] & keys[other]:
+                assert ega[other].training_after == id, f"{other} shares trainings with {id}"
+    assert ega["ega/table5_corloc"].training_after == "ega/table2_ilsvrc"
 
 
 @needs_snakemake

@@ -17,7 +17,7 @@ from repro.losses import AttackSettings
 from repro.parameters import preset_values
 from repro.studies.batch_statistics import activation_statistics, statistics_distance
 from repro.studies.cam_methods import METHODS, READINGS, method_settings, with_changes
-from repro.studies.cam_study import CamStudy, StudyImages, study_settings
+from repro.studies.cam_study import CamStudy, StudyImages
 from repro.studies.ega import TRIALS, errors, localise_all, trials_of
 from repro.studies.ega_findings import contrast_sentence, difference, find_outcome
 from repro.studies.ega_pictures import largest_boxes, masks_at
