@@ -16,7 +16,7 @@ from repro.planning.work import Work
 from repro.studies.cam_methods import MethodSettings, for_classes, method_settings, trained_as
 from repro.studies.cam_networks import build_network
 from repro.studies.cam_study import StudySettings, evaluate
-from repro.studies.ega import trials_of
+from repro.studies.ega import Trial, trials_of
 from repro.studies.ensembles import ENSEMBLES, ensemble_seeds
 from repro.studies.localised import measure
 from repro.training import Run, prepare_network, train_cam
@@ -35,9 +35,17 @@ def ega_request(id: str, parameters: Mapping[str, Any]) -> Request:
             request.notes.append(f"calibrated with random weights; the run itself needs '{study.weights}'")
         if study.pretrain_epochs:
             request.works.append(_pretraining(study))
-        for seed in parameters["seeds"]:
+        for seed in _seeds(trial, parameters):
             request.works += [_training(study, trial.settings, seed), _evaluation(study, trial.settings, seed)]
     return request
+
+
+def _seeds(trial: Trial, parameters: Mapping[str, Any]) -> list[int]:
+    """Seeds of a trial, with those of the further members of its map ensembles."""
+    size = parameters.get("ensemble", 0)
+    if not size or trial.method not in ENSEMBLES or trial.setting.get("network") != "alexnet":
+        return list(parameters["seeds"])
+    return [member for seed in parameters["seeds"] for member in ensemble_seeds(seed, size)]
 
 
 def _images(study: StudySettings, split: str) -> Images:
