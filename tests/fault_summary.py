@@ -45,11 +45,15 @@ def injected(request: pytest.FixtureRequest) -> Callable[[int], None]:
 
 
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-    """Attach the words of `@pytest.mark.faults(what, must)` to the report, which also crosses to xdist's controller."""
+    """Attach the words of `@pytest.mark.faults(what, must)` to the report, which also crosses to xdist's controller.
+
+    `{id}` in `what` becomes the id of the parameter set, for tests whose parameters are faults of their own.
+    """
     marker = item.get_closest_marker("faults")
-    if call.when == "call" and marker is not None:
-        what, must = (*marker.args, "", "")[:2]
-        item.user_properties.append(("fault", f"{what}\0{must}"))
+    if call.when == "setup" and marker is not None:
+        what, must = marker.args
+        parameters = getattr(item, "callspec", None)
+        item.user_properties.append(("fault", f"{what.format(id=parameters.id if parameters else '')}\0{must}"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -69,9 +73,12 @@ class _Summary:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         properties = dict(report.user_properties)
-        if report.when != "call" or "fault" not in properties or report.skipped:
+        if "fault" not in properties or not (report.when == "call" or report.skipped):
             return
         what, must = str(properties["fault"]).split("\0")
+        if report.skipped:
+            self._rows.setdefault((what, must), [0, 0])
+            return
         count = sum(int(str(value)) for name, value in report.user_properties if name == "injected")
         row = self._rows.setdefault((what, must), [0, 0])
         row[0] += count or 1
@@ -87,7 +94,7 @@ class _Summary:
 def _page(rows: _Rows, config: pytest.Config) -> str:
     moments, cases = config.getoption("--fault-moments"), config.getoption("--fuzz-cases")
     lines = [
-        f"| {what} | {must} | {count} | {lost} | {'✗ fails' if lost else '✓ holds'} |"
+        f"| {what} | {must} | {count} | {lost} | {'✗ fails' if lost else '✓ holds' if count else '– skipped there'} |"
         for (what, must), (count, lost) in sorted(rows.items())
     ]
     total, lost = sum(row[0] for row in rows.values()), sum(row[1] for row in rows.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from repro.training.methods import replica_chunks, train_method
 from repro.training.sampling import ResidentData
 from repro.training.supervised import pretrain_source
 from repro.training.tasks import ReplicaTasks, build_classifier
-from repro.vocabulary import DatasetName
+from repro.vocabulary import DatasetName, DFGMethod
 
 
 def dfg_request(id: str, parameters: Mapping[str, Any]) -> Request:
@@ -131,21 +131,24 @@ class PlannedStudy:
         kind = kind_of_cycle(schedule, updates_weights=wanted.method == "dfg")
         own = self.settings.model_dump(mode="json", exclude={"majorities", "combinations", "repeats"})
         same = content_hash([own, wanted.method, schedule.model_dump(mode="json")])
-
-        def do(run: Run, members: Sequence[Replica]) -> dict[str, Tensor]:
-            tasks = self.tasks(members)
-            return train_method(wanted.method, self.source_network(), tasks, schedule, self.settings.readings, run)
+        # ρ changes no arithmetic, so all of them are calibrated once.
+        cost = content_hash([own, wanted.method, schedule.model_dump(mode="json", exclude={"rho"})])
 
         for one in chosen:
             members = [one, *[other for other in chosen if other is not one]][:size]
             yield Work(
                 key=f"{same} {one}",
-                # ρ changes no arithmetic, so all of them are calibrated once.
-                alike=f"{content_hash([own, wanted.method])} {len(one.majority)} x{size}",
-                do=lambda run, members=members: do(run, members),
+                alike=f"{cost} {len(one.majority)} x{size}",
+                do=partial(self._train, wanted.method, schedule, members),
                 kind=kind,
                 share=1 / size,
             )
+
+    def _train(
+        self, method: DFGMethod, schedule: DFGSettings, members: Sequence[Replica], run: Run
+    ) -> dict[str, Tensor]:
+        tasks = self.tasks(members)
+        return train_method(method, self.source_network(), tasks, schedule, self.settings.readings, run)
 
 
 def kind_of_cycle(schedule: DFGSettings, *, updates_weights: bool) -> Kind:

@@ -13,10 +13,11 @@ from repro.files import content_hash
 from repro.planning.requests import Images, Request
 from repro.planning.stand_ins import shape_of, stand_in
 from repro.planning.work import Work
-from repro.studies.cam_methods import MethodSettings, method_settings, trained_as
+from repro.studies.cam_methods import MethodSettings, for_classes, method_settings, trained_as
 from repro.studies.cam_networks import build_network
 from repro.studies.cam_study import StudySettings, maps_and_scores
-from repro.studies.ega import trials_of
+from repro.studies.ega import Trial, trials_of
+from repro.studies.ensembles import ENSEMBLES, ensemble_seeds
 from repro.studies.localised import measure
 from repro.training import Run, prepare_network, train_cam
 
@@ -34,12 +35,17 @@ def ega_request(id: str, parameters: Mapping[str, Any]) -> Request:
             request.notes.append(f"calibrated with random weights; the run itself needs '{study.weights}'")
         if study.pretrain_epochs:
             request.works.append(_pretraining(study))
-        for seed in parameters["seeds"]:
-            request.works += [
-                _training(study, trained_as(trial.settings), seed),
-                _evaluation(study, trial.settings, seed),
-            ]
+        for seed in _seeds(trial, parameters):
+            request.works += [_training(study, trial.settings, seed), _evaluation(study, trial.settings, seed)]
     return request
+
+
+def _seeds(trial: Trial, parameters: Mapping[str, Any]) -> list[int]:
+    """Seeds of a trial, with those of the further members of its map ensembles."""
+    size = parameters.get("ensemble", 0)
+    if not size or trial.method not in ENSEMBLES or trial.setting.get("network") != "alexnet":
+        return list(parameters["seeds"])
+    return [member for seed in parameters["seeds"] for member in ensemble_seeds(seed, size)]
 
 
 def _images(study: StudySettings, split: str) -> Images:
@@ -59,12 +65,14 @@ def _name(what: str, study: StudySettings, method: MethodSettings) -> str:
 
 
 def _training(study: StudySettings, method: MethodSettings, seed: int) -> Work:
+    method = trained_as(method)
     name = _name("train", study, method)
 
     def do(run: Run) -> dict[str, Tensor]:
         images = stand_in(*_images(study, "train"))
         network = build_network(study.network, len(images.classes), width=study.width, weights=None, seed=seed)
-        return train_cam(network, images, method.training, method.ingredients(), run, seed, method.reduction)
+        own = for_classes(method, images.classes)
+        return train_cam(network, images, own.training, own.ingredients(), run, seed, own.reduction)
 
     return Work(f"{name} {seed}", name, do)
 
@@ -77,11 +85,12 @@ def _evaluation(study: StudySettings, method: MethodSettings, seed: int) -> Work
     def do(run: Run) -> dict[str, Tensor]:
         images = stand_in(*_images(study, "test")._replace(limit=min(BATCH, count)))
         network = build_network(study.network, len(images.classes), width=study.width, weights=None, seed=seed)
-        network = prepare_network(network, method.ingredients())
+        own = for_classes(method, images.classes)
+        network = prepare_network(network, own.ingredients())
         network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         found: dict[str, Tensor] = {}
         for _ in run.steps(batches, {}, name="batches"):
-            found = measure(images, *maps_and_scores(network, images, method, study.class_crops))
+            found = measure(images, *maps_and_scores(network, images, own, study.class_crops))
         return found
 
     return Work(f"{name} {seed}", name, do, stored=batches)

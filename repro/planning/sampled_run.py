@@ -18,7 +18,7 @@ from repro.training import Run
 Kind = Callable[[int], Hashable]
 
 
-def alike(step: int) -> Hashable:
+def uniform(step: int) -> Hashable:
     """For loops whose steps all cost the same."""
     return "step"
 
@@ -50,7 +50,7 @@ class SampledRun(Run):
     """
 
     def __init__(
-        self, folder: Path, kind: Kind = alike, repeats: int = 3, clock: Callable[[], float] = time.perf_counter
+        self, folder: Path, kind: Kind = uniform, repeats: int = 3, clock: Callable[[], float] = time.perf_counter
     ) -> None:
         super().__init__(folder, math.inf, writes=False)
         self.loops: list[Loop] = []

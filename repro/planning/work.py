@@ -13,7 +13,7 @@ from torch import Tensor
 
 from repro.evidence.provenance import peak_memory
 from repro.planning.cost import Cost, cost_of, total
-from repro.planning.sampled_run import Kind, SampledRun, alike, tensor_bytes
+from repro.planning.sampled_run import Kind, SampledRun, tensor_bytes, uniform
 from repro.training import Run
 
 Clock = Callable[[], float]
@@ -29,7 +29,7 @@ class Work:
     """Equal names cost the same (another seed, say) and are calibrated once."""
     do: Callable[[Run], Mapping[str, Tensor]]
     """Does it through `run.steps`, as the run store would have it done; returns what is stored."""
-    kind: Kind = alike
+    kind: Kind = uniform
     share: float = 1.0
     """Its part of what `do` does, where `do` trains several at once."""
     stored: float = 1.0

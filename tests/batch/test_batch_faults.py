@@ -73,8 +73,8 @@ class Killer(threading.Thread):
                     process.wait(10)
 
 
-@pytest.mark.faults("kill -9 of kernel or worker", "that notebook fails, no half record, the next call finishes")
-@pytest.mark.parametrize("kind", [KERNEL, WORKER])
+@pytest.mark.faults("kill -9 of the {id}", "that notebook fails, no half record, the next call finishes")
+@pytest.mark.parametrize("kind", [pytest.param(KERNEL, id="kernel"), pytest.param(WORKER, id="notebook's worker")])
 def test_kernels_and_workers_killed(
     kind: str, project: Project, moments: int, chance: random.Random, injected: Callable[[int], None]
 ) -> None:

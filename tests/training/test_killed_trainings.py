@@ -21,7 +21,7 @@ def outcome(root: Path) -> tuple[bytes, object, object]:
     return (run.folder / "result.safetensors").read_bytes(), summary["metrics"], summary["history"]
 
 
-@pytest.mark.faults("kill -9 of a training (classifier, EGA, DFG)", "final weights and loss curve are bit-identical")
+@pytest.mark.faults("kill -9 of a training: {id}", "final weights and loss curve are bit-identical")
 @pytest.mark.parametrize("name", killable.TRAININGS)
 def test_killed_at_random_moments(
     name: str, tmp_path: Path, moments: int, chance: random.Random, injected: Callable[[int], None]
