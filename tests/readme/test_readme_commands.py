@@ -129,7 +129,7 @@ def test_the_library_example_runs() -> None:
     names = {
         "model": torchvision.models.resnet18(weights=None).eval(),
         "images": torch.rand(2, 3, 64, 64),
-        "targets": torch.tensor([3, 5]),
+        "classes": torch.tensor([3, 5]),
         "cams": torch.rand(2, 14, 14),
         "boxes": [torch.tensor([[10, 10, 50, 60]]).numpy()] * 2,
     }
