@@ -12,7 +12,6 @@ from repro.models import (
     googlenet_cam,
     route_batch_norm,
     small_cam,
-    squeezenet_cam,
     to_dual_batch_norm,
     vgg16_cam,
 )
@@ -83,7 +82,6 @@ def test_every_batch_norm_is_converted(build, count: int) -> None:
     "model,message",
     [
         (vgg16_cam(2, batch_norm="none"), "no batch norm"),
-        (squeezenet_cam(2), "no batch norm"),
         (nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm1d(2)), "'1' is a BatchNorm1d"),
         (nn.Sequential(nn.SyncBatchNorm(2)), "SyncBatchNorm"),
         (nn.Sequential(DualBatchNorm2d(2)), "'0' is a DualBatchNorm2d"),
