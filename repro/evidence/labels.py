@@ -1,8 +1,22 @@
-"""Names of the methods and controls that no published table prints."""
+"""Names of methods and controls in tables that do not print them."""
 
 from __future__ import annotations
 
 OWN_METHODS = {
+    "backprop": "Backprop",
+    "cam": "CAM",
+    "cam_adversarial": "CAM + adversarial examples",
+    "has": "HaS",
+    "acol": "ACoL",
+    "spg": "SPG",
+    "cutmix": "CutMix",
+    "adl": "ADL",
+    "danet": "DANet",
+    "ccam": "CCAM",
+    "nl_ccam": "NL-CCAM",
+    "has_ega": "HaS + EGA (not published)",
+    "cutmix_ega": "CutMix + EGA (not published)",
+    "adl_ega": "ADL + EGA (not published)",
     "centre_gaussian": "Centre Gaussian, sees no image (control)",
     "scorecam_area_matched": "Score-CAM at ScoreCAM++'s area (control)",
     "scorecam_eq5": "Score-CAM, eq. 5 literal",
