@@ -45,8 +45,9 @@ class WinogradConv2d(nn.Module):
         """Take over a convolution for which `pays` holds."""
         super().__init__()
         weight = convolution.weight.detach()
-        filters = torch.einsum("ap,oipq,bq->abio", _FILTER, weight.double(), _FILTER)
-        self.register_buffer("filters", filters.flatten(0, 1).contiguous().to(weight))
+        outputs, inputs = weight.shape[:2]
+        filters = torch.kron(_FILTER, _FILTER).to(weight) @ weight.reshape(outputs * inputs, 9).T
+        self.register_buffer("filters", filters.view(36, outputs, inputs).transpose(1, 2).contiguous())
         self.register_buffer("bias", None if convolution.bias is None else convolution.bias.detach())
         self.register_buffer("to_tiles", torch.kron(_INPUT, _INPUT).to(weight))
         self.register_buffer("from_tiles", torch.kron(_OUTPUT, _OUTPUT).to(weight))
