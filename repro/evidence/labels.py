@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 OWN_METHODS = {
+    "whole_transfer": "Whole transfer (control)",
+    "reweighting": "Re-weighting (control)",
+    "class_balanced": "Class-balanced loss (control)",
     "backprop": "Backprop",
     "cam": "CAM",
     "cam_adversarial": "CAM + adversarial examples",
