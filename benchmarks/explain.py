@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from repro.evidence.speed import Comparison, RatioIs, SpeedRecord, compared, environment
 from repro.explain import SCORE_CAM_PRESETS, EngineSettings, GradCAM, ScoreCAM
 from repro.explain.layer_activation import forward_with_activation
-from repro.explain.masked_network import convert, fold_batch_norm, inference_copy, traced
+from repro.explain.masked_network import convert, fold_batch_norm, inference_copy
 from repro.explain.masked_scores import MaskRule, default_batch_size
 
 Liveness = Literal["few_dead", "many_dead"]
@@ -123,10 +123,7 @@ def torchcam_method(subject: Subject, method: str) -> Explain:
 
 def bare_forwards(subject: Subject, dtype: torch.dtype | None) -> Explain:
     """One forward pass per live channel in the best layout of the library's own operations, masks made beforehand."""
-    graph = traced(inference_copy(subject.model))
-    assert graph is not None
-    fold_batch_norm(graph)
-    network = convert(graph, dtype=dtype, channels_last=True)
+    network = convert(fold_batch_norm(inference_copy(subject.model)), dtype=dtype, channels_last=True)
     batch_size = default_batch_size(subject.image)
     passes = live_channels(subject)
     images = subject.image.expand(batch_size, -1, -1, -1) * torch.rand(batch_size, 1, 1, 1).to(subject.image)

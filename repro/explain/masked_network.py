@@ -35,38 +35,34 @@ def inference_copy(model: nn.Module) -> nn.Module:
     return twin
 
 
-def traced(network: nn.Module) -> fx.GraphModule | None:
-    """The network as a graph, on which single layers can be exchanged; None where it cannot be traced.
+def fold_batch_norm(network: nn.Module) -> nn.Module:
+    """Fold each batch norm into the convolution before it; return `network` itself where it cannot be traced.
 
-    The graph equals the network *for the control flow that was traced*: the caller compares the two (`agrees`).
+    Folded are pairs in which the convolution runs once and feeds the batch norm only. The result equals the
+    network up to rounding *for the control flow that was traced*: the caller compares the two (`agrees`).
     `network` must be a private copy: hooks on modules that contain others would not survive tracing, so a
-    network with such hooks is not traced.
+    network with such hooks is returned as it is.
     """
-    if _has_container_hooks(network):
-        return None
+    has_norm = any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    if not has_norm or _has_container_hooks(network):
+        return network
     try:
-        return fx.symbolic_trace(network)
+        traced = fx.symbolic_trace(network)
     except _UNTRACEABLE:
-        return None
-
-
-def fold_batch_norm(network: fx.GraphModule) -> None:
-    """Fold each batch norm into the convolution before it, exact up to rounding.
-
-    Folded are pairs in which the convolution runs once and feeds the batch norm only.
-    """
-    modules = dict(network.named_modules())
-    calls = [node for node in network.graph.nodes if node.op == "call_module"]
+        return network
+    modules = dict(traced.named_modules())
+    calls = [node for node in traced.graph.nodes if node.op == "call_module"]
     for node in calls:
         source = node.args[0] if node.args else None
         if not isinstance(source, fx.Node) or not _foldable(node, source, modules, calls):
             continue
         conv = modules[str(source.target)]
-        network.set_submodule(str(source.target), fuse_conv_bn_eval(conv, modules[str(node.target)]))
+        traced.set_submodule(str(source.target), fuse_conv_bn_eval(conv, modules[str(node.target)]))
         node.replace_all_uses_with(source)
-        network.graph.erase_node(node)
-    network.recompile()
-    network.delete_all_unused_submodules()
+        traced.graph.erase_node(node)
+    traced.recompile()
+    traced.delete_all_unused_submodules()
+    return traced
 
 
 def _has_container_hooks(network: nn.Module) -> bool:

@@ -6,8 +6,8 @@ log-probability. Every score space, baseline and weighting is arithmetic on thes
 same mask rule share one run.
 
 Exact savings: channels whose mask is zero everywhere share one pass of the all-zero input (a dead channel
-costs nothing), batches span images, and a private copy of the network has batch norm folded, a channels-last
-layout and, on a CPU, convolutions that multiply less (`repro.explain.winograd`).
+costs nothing), batches span images, batch norm is folded and the layout is channels-last on a private copy
+of the network.
 """
 
 from dataclasses import dataclass
@@ -29,14 +29,13 @@ from repro.explain.layer_activation import (
     slice_target,
     tokens_to_grid,
 )
-from repro.explain.masked_network import agrees, convert, fold_batch_norm, inference_copy, traced
-from repro.explain.winograd import replace_convolutions
+from repro.explain.masked_network import agrees, convert, fold_batch_norm, inference_copy
 from repro.vocabulary import Gate
 
 ScoreSpace = Literal["probability", "logit"]
 Baseline = Literal["none", "input", "black"]
 
-_REWRITING_TOLERANCE = 1e-4  # of the largest logit; rounding alone stays below 1e-5
+_FOLDING_TOLERANCE = 1e-4  # of the largest logit; rounding alone stays below 1e-5
 # CPU: beyond 8 images of 224² the activations leave the cache (digest §4); smaller images, larger batches.
 _PIXELS_AT_ONCE = {"cpu": 8 * 224**2, "cuda": 128 * 224**2}
 _PIXELS_AT_ONCE_OTHER = 32 * 224**2
@@ -109,9 +108,8 @@ class EngineSettings:
     """MiB that the activations of one pass may take (an estimate, see `forward_bytes`); None: no limit."""
     dtype: torch.dtype | None = None
     """Floating type of the masked passes, e.g. torch.bfloat16; None: the model's own."""
-    fewer_operations: bool = True
-    """Fold batch norm into convolutions and, in float32 on a CPU, run wide 3 × 3 convolutions by minimal filtering,
-    where the network can be traced and the rewritten one agrees."""
+    fold_batch_norm: bool = True
+    """Fold batch norm into convolutions where the network can be traced and the folded network agrees."""
     channels_last: bool = True
     """Channels-last memory layout of the masked passes."""
 
@@ -205,21 +203,13 @@ class MaskedPasses:
         return torch.cat(activations), torch.cat(classes), torch.cat(logits)
 
     def _network(self, image: Tensor, reference: Tensor) -> nn.Module:
-        """The fast private copy: with fewer operations where that holds, in the layout and type asked for."""
+        """The fast private copy: folded where folding holds, in the layout and type asked for."""
         network = inference_copy(self.model)
-        if self.settings.fewer_operations:
-            fewer = self._with_fewer_operations(network)
-            if fewer is not None and agrees(fewer(image), reference, tolerance=_REWRITING_TOLERANCE):
-                network = fewer
+        if self.settings.fold_batch_norm:
+            folded = fold_batch_norm(network)
+            if folded is not network and agrees(folded(image), reference, tolerance=_FOLDING_TOLERANCE):
+                network = folded
         return convert(network, dtype=self.settings.dtype, channels_last=self.settings.channels_last)
-
-    def _with_fewer_operations(self, network: nn.Module) -> nn.Module | None:
-        graph = traced(network)
-        if graph is not None:
-            fold_batch_norm(graph)
-            if self.settings.channels_last and self.settings.dtype in (None, torch.float32):
-                replace_convolutions(graph)
-        return graph
 
     def _prepared(self, images: Tensor) -> Tensor:
         dtype = self.settings.dtype or images.dtype

@@ -6,7 +6,7 @@ from torch import nn
 
 from repro.explain import EngineSettings, MaskedPasses, MaskRule, ScoreCAM
 from repro.explain.batches import batch_within_budget, forward_bytes, run_in_shrinking_batches
-from repro.explain.masked_network import convert, fold_batch_norm, inference_copy, traced
+from repro.explain.masked_network import convert, fold_batch_norm, inference_copy
 
 
 class LimitedMemory(nn.Module):
@@ -40,7 +40,7 @@ class LimitedMemory(nn.Module):
 def test_batches_halve_when_memory_runs_out(error, cnn, images):
     expected = ScoreCAM(cnn, cnn.rectify).attribute(images, 1)
     limited = LimitedMemory(cnn, 5, error)
-    settings = EngineSettings(batch_size=32, fewer_operations=False, channels_last=False)
+    settings = EngineSettings(batch_size=32, fold_batch_norm=False, channels_last=False)
     ours = ScoreCAM(limited, cnn.rectify, engine=settings).attribute(images, 1)
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
     assert {32, 16, 8, 4} <= set(limited.batches)
@@ -95,19 +95,12 @@ def test_bad_engine_settings_are_named(setting):
         EngineSettings(**setting)
 
 
-def folded_copy(network):
-    graph = traced(inference_copy(network))
-    assert graph is not None
-    fold_batch_norm(graph)
-    return graph
-
-
 def norms(network):
     return sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
 
 
 def test_folding_removes_every_norm_and_keeps_the_function(cnn, images):
-    folded = folded_copy(cnn)
+    folded = fold_batch_norm(inference_copy(cnn))
     assert (norms(cnn), norms(folded)) == (2, 0)
     torch.testing.assert_close(folded(images), cnn(images), rtol=1e-5, atol=1e-5)
 
@@ -132,7 +125,7 @@ def test_shared_convolutions_are_not_folded(images):
     for norm in (model.norm, model.other):
         nn.init.uniform_(norm.running_var, 0.5, 1.5)
     model.eval()
-    folded = folded_copy(model)
+    folded = fold_batch_norm(inference_copy(model))
     assert norms(folded) == 2
     torch.testing.assert_close(folded(images), model(images))
 
@@ -150,7 +143,8 @@ class Branching(nn.Module):
 
 def test_an_untraceable_network_runs_unfolded(cnn, images):
     branching = Branching(cnn)
-    assert traced(inference_copy(branching)) is None
+    copy = inference_copy(branching)
+    assert fold_batch_norm(copy) is copy
     expected = ScoreCAM(cnn, cnn.rectify).attribute(images, 1)
     ours = ScoreCAM(branching, cnn.rectify).attribute(images, 1)
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
@@ -169,7 +163,7 @@ class SizeBranch(nn.Module):
 
 def test_a_folded_network_that_disagrees_is_not_used(cnn, images):
     treacherous = SizeBranch(cnn)
-    assert not torch.allclose(folded_copy(treacherous)(images), treacherous(images))
+    assert not torch.allclose(fold_batch_norm(inference_copy(treacherous))(images), treacherous(images))
     expected = ScoreCAM(cnn, cnn.rectify).attribute(images, 1)
     ours = ScoreCAM(treacherous, cnn.rectify).attribute(images, 1)
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
@@ -178,7 +172,7 @@ def test_a_folded_network_that_disagrees_is_not_used(cnn, images):
 def test_a_users_hook_on_a_block_stays_in_force(cnn, images):
     cnn.block.register_forward_hook(lambda _m, _i, output: output * 0.5)
     copy = inference_copy(cnn)
-    assert traced(copy) is None
+    assert fold_batch_norm(copy) is copy
     torch.testing.assert_close(copy(images), cnn(images))
 
 

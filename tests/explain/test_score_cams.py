@@ -173,7 +173,7 @@ def test_dead_channels_cost_no_pass(cnn, images):
     cnn.head[1].register_forward_hook(lambda _m, inputs, _o: seen.append(len(inputs[0])))
     live = int((activation_of(cnn, cnn.rectify, images).std((2, 3)) > 0).sum())
     seen.clear()
-    ScoreCAM(cnn, cnn.rectify, engine=EngineSettings(fewer_operations=False)).attribute(images, 0)
+    ScoreCAM(cnn, cnn.rectify, engine=EngineSettings(fold_batch_norm=False)).attribute(images, 0)
     assert live <= 3 * 13
     assert sum(seen) == live + 3 + 3 + 1  # masked, X for the activations, f(X), f(0)
 
@@ -197,7 +197,7 @@ def test_any_baseline_is_a_no_op_under_channel_softmax(space, cnn, images):
 
 def test_folding_and_layout_do_not_change_the_map(cnn, images):
     for _, settings in PRESETS:
-        plain = explainer(cnn, cnn.rectify, settings, fewer_operations=False, channels_last=False)
+        plain = explainer(cnn, cnn.rectify, settings, fold_batch_norm=False, channels_last=False)
         fast = explainer(cnn, cnn.rectify, settings)
         torch.testing.assert_close(fast.attribute(images, 1), plain.attribute(images, 1), rtol=1e-4, atol=1e-5)
 
