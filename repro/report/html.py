@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -74,6 +75,21 @@ def stylesheet() -> str:
     return (TEMPLATES / "style.css").read_text(encoding="utf-8") + code
 
 
+def with_unique_headings(body: str) -> str:
+    """Number the ids of headings that occur more than once, with the links that follow each of them."""
+    seen: dict[str, int] = {}
+
+    def numbered(match: re.Match[str]) -> str:
+        level, name, rest = match.groups()
+        seen[name] = seen.get(name, 0) + 1
+        if seen[name] == 1:
+            return match[0]
+        own = f"{name}-{seen[name]}"
+        return f'<{level} id="{own}"{rest}'.replace(f'href="#{name}"', f'href="#{own}"')
+
+    return re.sub(r'<(h\d) id="([^"]+)"(.*?</h\d>)', numbered, body, flags=re.DOTALL)
+
+
 def export_notebook(executed: Path, target: Path, title: str, error: str = "") -> None:
     """Write `executed` (an .ipynb) as one HTML page.
 
@@ -87,6 +103,7 @@ def export_notebook(executed: Path, target: Path, title: str, error: str = "") -
     if executed.exists():
         try:
             body, _ = OfflineExporter().from_notebook_node(nbformat.read(executed, as_version=4))
+            body = with_unique_headings(body)
         except (nbformat.reader.NotJSONError, nbformat.ValidationError) as problem:
             body = f"<p>The executed notebook cannot be read: {escape(str(problem))}</p>"
     page = environment().get_template("page.html.j2")

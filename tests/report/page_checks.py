@@ -111,7 +111,7 @@ def faults_of_links(links: list[str], path: Path, own: set[str]) -> list[str]:
         target = path.parent / file if file else path
         if file and not target.exists():
             faults.append(f"broken link {link}")
-        elif anchor and anchor not in (own if not file else _anchors(target)):
+        elif anchor and not {anchor, link.partition("#")[2]} & set(own if not file else _anchors(target)):
             faults.append(f"link to a missing anchor {link}")
     return faults
 

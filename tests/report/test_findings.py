@@ -24,6 +24,8 @@ def test_every_quoted_sentence_is_a_finding_of_the_record_it_links_to() -> None:
 def test_no_measured_number_stands_outside_a_quotation() -> None:
     free = [line for line in LINES if not line.startswith(">")]
     loose = [
-        line for line in free if re.search(r"\d\.\d|\d ?%|[+-]\d", re.sub(r"\]\([^)]*\)|`[^`]*`|§[\d.]+", "", line))
+        line
+        for line in free
+        if re.search(r"\d\.\d|\d ?%|(?<!\w)[+-]\d", re.sub(r"\]\([^)]*\)|`[^`]*`|§[\d.]+", "", line))
     ]
     assert not loose, loose

@@ -10,7 +10,7 @@ from repro.batch.run import rebuild_page
 from repro.catalogue import all_tables
 from repro.project import code_root
 from repro.report.dashboard import write_dashboard
-from repro.report.html import export_notebook
+from repro.report.html import export_notebook, with_unique_headings
 
 ROOT = code_root()
 COMMITTED = sorted((ROOT / "reports" / "quick").rglob("*.html"))
@@ -84,3 +84,9 @@ def test_a_notebook_with_everything_becomes_a_whole_page(tmp_path):
 def test_each_fault_is_found(tmp_path, body, fault):
     assert not faults_of_page(GOOD.format('<a href="#a">x</a><a href="https://example.org">y</a>'), tmp_path / "x.html")
     assert any(fault in found for found in faults_of_page(GOOD.format(body), tmp_path / "x.html"))
+
+
+def test_headings_of_one_name_get_ids_of_their_own() -> None:
+    twice = '<h2 id="A">A<a href="#A">¶</a></h2><p>text</p>' * 2
+    found = with_unique_headings(twice)
+    assert found == '<h2 id="A">A<a href="#A">¶</a></h2><p>text</p><h2 id="A-2">A<a href="#A-2">¶</a></h2><p>text</p>'
