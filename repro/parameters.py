@@ -40,6 +40,7 @@ from repro.vocabulary import (
     EGAReading,
     Gate,
     Preset,
+    ThresholdName,
 )
 
 _NAMES: dict[str, Any] = {
@@ -62,6 +63,7 @@ _NAMES: dict[str, Any] = {
     "CAMNetworkName": CAMNetworkName,
     "EGAReading": EGAReading,
     "DFGTarget": DFGTarget,
+    "ThresholdName": ThresholdName,
 }
 # PyYAML lets the errors of its converters through: `!!timestamp x`, `2026-13-45`, `!!bool x`, `!!int x`, deep nesting.
 _NOT_YAML = (yaml.YAMLError, ValueError, TypeError, AttributeError, KeyError, RecursionError)

@@ -52,6 +52,9 @@ CAMNetworkName = Literal[
 ]
 """Networks with class activation maps; `vgg16_benchmark` and `inception_v3` are those of EGA's released code."""
 
+ThresholdName = Literal["oracle", "fixed", "validation"]
+"""How the threshold of a map is chosen: best on the evaluated images, given, or best on held-out images."""
+
 CAMMethod = Literal[
     "cam",
     "cam_adversarial",

@@ -2,8 +2,9 @@
 
 Real pixels with ground truth as exact as a rendering's, for weakly supervised localisation at small cost. Garments of
 `train` come from Fashion-MNIST's training images, those of `test` from its test images; photographs are
-split by the parity of their position, so no garment and no photograph is in both. Image `index` of `(split, seed)` does
-not depend on how many are drawn.
+split by the parity of their position, so no garment and no photograph is in both. `val` is held out from training as
+scenes, not as garments or photographs: it draws from the same ones as `train`, so it can choose a threshold but says
+nothing about new images. Image `index` of `(split, seed)` does not depend on how many are drawn.
 """
 
 from pathlib import Path
@@ -20,8 +21,8 @@ from repro.data.listing import choose_split
 from repro.data.readers import arrays, folders
 
 DEFAULT_SIZE = 96
-COUNTS = {"train": 6000, "test": 2000}
-_STREAM = {"train": 21, "test": 22}
+COUNTS = {"train": 6000, "val": 1000, "test": 2000}
+_STREAM = {"train": 21, "test": 22, "val": 23}
 # The ground of Fashion-MNIST is 0 with a faint halo of single-digit values; above this a pixel is garment.
 _THRESHOLD = 16
 
@@ -29,7 +30,7 @@ _THRESHOLD = 16
 def load_garment_scenes(
     root: Path, split: str = "test", limit: int | None = None, size: int = DEFAULT_SIZE, seed: int = 0
 ) -> ImageSet:
-    """Compose the first `limit` (default 6000 / 2000) scenes of the stream `(split, seed)`, classes in turn.
+    """Compose the first `limit` (default 6000 / 1000 / 2000) scenes of the stream `(split, seed)`, classes in turn.
 
     Args:
         root: data root with `fashion_mnist` and `imagenet_sample`.
@@ -41,8 +42,9 @@ def load_garment_scenes(
     """
     if size < 64:
         raise ValueError(f"size={size}: garment scenes need at least 64 pixels")
-    count = choose_split(COUNTS, split, "garment_scenes") if limit is None else limit
-    garments = arrays.fashion_mnist(root / "fashion_mnist", split)
+    all_scenes = choose_split(COUNTS, split, "garment_scenes")
+    count = all_scenes if limit is None else limit
+    garments = arrays.fashion_mnist(root / "fashion_mnist", "test" if split == "test" else "train")
     members = [np.flatnonzero(garments.labels == label) for label in range(len(FASHION_MNIST))]
     photographs = _Photographs(root, split)
     images = np.empty((count, 3, size, size), np.uint8)
@@ -94,7 +96,7 @@ class _Photographs:
 
     def __init__(self, root: Path, split: str) -> None:
         self._listing = folders.imagenet_sample(root / "imagenet_sample", "test")
-        parity = 0 if split == "train" else 1
+        parity = 1 if split == "test" else 0
         self._members = np.arange(parity, len(self._listing.ids), 2)
         self._seen: dict[int, UInt8[np.ndarray, "h w 3"]] = {}
 

@@ -40,15 +40,11 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
 
     Folded are pairs in which the convolution runs once and feeds the batch norm only. The result equals the
     network up to rounding *for the control flow that was traced*: the caller compares the two (`agrees`).
-    `network` must be a private copy: hooks on modules that contain others would not survive tracing, so a
-    network with such hooks is returned as it is.
+    `network` must be a private copy.
     """
     has_norm = any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
-    if not has_norm or _has_container_hooks(network):
-        return network
-    try:
-        traced = fx.symbolic_trace(network)
-    except _UNTRACEABLE:
+    traced = trace(network) if has_norm else None
+    if traced is None:
         return network
     modules = dict(traced.named_modules())
     calls = [node for node in traced.graph.nodes if node.op == "call_module"]
@@ -65,11 +61,23 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
     return traced
 
 
-def _has_container_hooks(network: nn.Module) -> bool:
-    return any(_hooked(module) for module in network.modules() if any(module.children()))
+def trace(network: nn.Module) -> fx.GraphModule | None:
+    """The network's graph, or None where there is none.
+
+    Control flow that depends on values cannot be traced, and hooks on modules that contain others would be lost.
+    """
+    if isinstance(network, fx.GraphModule):
+        return network
+    if any(hooked(module) for module in network.modules() if any(module.children())):
+        return None
+    try:
+        return fx.symbolic_trace(network)
+    except _UNTRACEABLE:
+        return None
 
 
-def _hooked(module: nn.Module) -> bool:
+def hooked(module: nn.Module) -> bool:
+    """Whether a forward hook is set on the module."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
@@ -77,7 +85,7 @@ def _foldable(node: fx.Node, source: fx.Node, modules: dict[str, nn.Module], cal
     norm, conv = modules.get(str(node.target)), modules.get(str(source.target))
     if source.op != "call_module" or type(norm) is not nn.BatchNorm2d or type(conv) is not nn.Conv2d:
         return False
-    if norm.running_mean is None or _hooked(norm) or _hooked(conv):
+    if norm.running_mean is None or hooked(norm) or hooked(conv):
         return False
     same_conv = [call for call in calls if modules[str(call.target)] is conv]
     return len(source.users) == 1 and len(same_conv) == 1

@@ -6,8 +6,8 @@ log-probability. Every score space, baseline and weighting is arithmetic on thes
 same mask rule share one run.
 
 Exact savings: channels whose mask is zero everywhere share one pass of the all-zero input (a dead channel
-costs nothing), batches span images, batch norm is folded and the layout is channels-last on a private copy
-of the network.
+costs nothing), batches span images, and on a private copy of the network batch norm is folded, the layout is
+channels-last and, on a CPU, sums and rectifiers are fused into the convolutions before them.
 """
 
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from repro.explain.batches import batch_within_budget, run_in_shrinking_batches
+from repro.explain.fused_convolution import can_fuse, fuse_convolutions, pack_filters
 from repro.explain.layer_activation import (
     Reshape,
     Target,
@@ -35,7 +36,7 @@ from repro.vocabulary import Gate
 ScoreSpace = Literal["probability", "logit"]
 Baseline = Literal["none", "input", "black"]
 
-_FOLDING_TOLERANCE = 1e-4  # of the largest logit; rounding alone stays below 1e-5
+_TRACING_TOLERANCE = 1e-4  # of the largest logit; rounding alone stays below 1e-5
 # CPU: beyond 8 images of 224² the activations leave the cache (digest §4); smaller images, larger batches.
 _PIXELS_AT_ONCE = {"cpu": 8 * 224**2, "cuda": 128 * 224**2}
 _PIXELS_AT_ONCE_OTHER = 32 * 224**2
@@ -110,6 +111,9 @@ class EngineSettings:
     """Floating type of the masked passes, e.g. torch.bfloat16; None: the model's own."""
     fold_batch_norm: bool = True
     """Fold batch norm into convolutions where the network can be traced and the folded network agrees."""
+    fuse_convolutions: bool = True
+    """Likewise, run each convolution with the sum and the rectifier after it in one call (CPU, channels-last, float32
+    or bfloat16)."""
     channels_last: bool = True
     """Channels-last memory layout of the masked passes."""
 
@@ -183,7 +187,7 @@ class MaskedPasses:
         batch = self.settings.batch_size or default_batch_size(inputs)
         activations, classes, logits = self._whole_images(inputs, target, batch)
         with torch.no_grad():
-            network = self._network(inputs[:1], logits[:1])
+            network = self._network(inputs[:1], logits[:1], batch)
             if self.settings.memory_budget_mib is not None:
                 sample = self._prepared(inputs[:1])
                 batch = batch_within_budget(network, sample, self.settings.memory_budget_mib, batch)
@@ -202,14 +206,20 @@ class MaskedPasses:
         activations, classes, logits = zip(*(parts[start] for start in sorted(parts)), strict=True)
         return torch.cat(activations), torch.cat(classes), torch.cat(logits)
 
-    def _network(self, image: Tensor, reference: Tensor) -> nn.Module:
-        """The fast private copy: folded where folding holds, in the layout and type asked for."""
-        network = inference_copy(self.model)
-        if self.settings.fold_batch_norm:
-            folded = fold_batch_norm(network)
-            if folded is not network and agrees(folded(image), reference, tolerance=_FOLDING_TOLERANCE):
-                network = folded
-        return convert(network, dtype=self.settings.dtype, channels_last=self.settings.channels_last)
+    def _network(self, image: Tensor, reference: Tensor, batch: int) -> nn.Module:
+        """The fast private copy: folded and fused where that holds, in the layout and type asked for."""
+        settings, network = self.settings, inference_copy(self.model)
+        faster = fold_batch_norm(network) if settings.fold_batch_norm else network
+        if settings.fuse_convolutions and settings.channels_last and self._can_fuse(image):
+            faster = fuse_convolutions(faster, image)
+        if faster is not network and agrees(faster(image), reference, tolerance=_TRACING_TOLERANCE):
+            network = faster
+        network = convert(network, dtype=settings.dtype, channels_last=settings.channels_last)
+        pack_filters(network, batch)
+        return network
+
+    def _can_fuse(self, image: Tensor) -> bool:
+        return all(can_fuse(dtype, image.device) for dtype in (image.dtype, self.settings.dtype or image.dtype))
 
     def _prepared(self, images: Tensor) -> Tensor:
         dtype = self.settings.dtype or images.dtype

@@ -1,6 +1,7 @@
 """Box localisation metrics on `box_curves`: MaxBoxAcc V1 and V2, GT-known, CorLoc, Top-1 and Top-5 Loc."""
 
-from typing import NamedTuple
+from dataclasses import replace
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -45,6 +46,8 @@ class BoxAccuracy(Metric):
     """
 
     full_state_update = False
+    asks_class: ClassVar[bool] = False
+    """Whether a hit needs the right class, too, and so does the choice of τ on a validation set."""
     iou: list[Tensor]
     peaks: list[Tensor]
     correct: list[Tensor]
@@ -75,9 +78,12 @@ class BoxAccuracy(Metric):
             raise ValueError(f"{type(self).__name__} has seen no images; call update() first")
         iou, peaks, correct = (dim_zero_cat(state).cpu() for state in (self.iou, self.peaks, self.correct))
         columns, used = [], []
+        policy = self.policy
+        if isinstance(policy, ValidationThreshold) and not self.asks_class:
+            policy = replace(policy, correct=None)
         for min_iou in self.ious:
             tau = choose_threshold(
-                self.policy, iou, peaks, correct, min_iou=min_iou, rule=self.rule, comparison=self.comparison
+                policy, iou, peaks, correct, min_iou=min_iou, rule=self.rule, comparison=self.comparison
             )
             used.append(tau)
             overlap = iou_at(iou, peaks, tau)
@@ -135,6 +141,8 @@ class Top1Loc(GTKnownLoc):
 
     Maps are those of the true class: where the class is right they are those of the predicted class too.
     """
+
+    asks_class = True
 
     def update(self, curves: BoxCurves, correct: Bool[Tensor, " n"]) -> None:  # type: ignore[override]
         """Add the curves of n images and whether the class of each is right."""

@@ -37,7 +37,7 @@ class OracleThreshold:
 class ValidationThreshold:
     """The τ that is best, for the same metric, on another set of images.
 
-    `correct` marks the images whose class is right; Top-1 and Top-5 Loc need it.
+    `correct` marks the images whose class is right; Top-1 and Top-5 Loc need it, the other metrics do not look at it.
     """
 
     curves: BoxCurves

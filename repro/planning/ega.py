@@ -28,15 +28,18 @@ BATCH = 64
 def ega_request(id: str, parameters: Mapping[str, Any]) -> Request:
     """Works of an EGA notebook: pre-training, training and evaluation of every trial and seed."""
     request = Request()
+    thresholds = {parameters.get("threshold"), *parameters.get("other_thresholds", ())}
+    evaluated = ("test", "val") if "validation" in thresholds else ("test",)
     for trial in trials_of(id, parameters):
         study = trial.study
-        request.images |= {_images(study, "train"), _images(study, "test")}
+        request.images |= {_images(study, split) for split in ("train", *evaluated)}
         if study.weights is not None:
             request.notes.append(f"calibrated with random weights; the run itself needs '{study.weights}'")
         if study.pretrain_epochs:
             request.works.append(_pretraining(study))
         for seed in _seeds(trial, parameters):
-            request.works += [_training(study, trial.settings, seed), _evaluation(study, trial.settings, seed)]
+            request.works.append(_training(study, trial.settings, seed))
+            request.works += [_evaluation(study, trial.settings, seed, split) for split in evaluated]
     return request
 
 
@@ -77,13 +80,13 @@ def _training(study: StudySettings, method: MethodSettings, seed: int) -> Work:
     return Work(f"{name} {seed}", name, do)
 
 
-def _evaluation(study: StudySettings, method: MethodSettings, seed: int) -> Work:
+def _evaluation(study: StudySettings, method: MethodSettings, seed: int, split: str) -> Work:
     name = _name("evaluate", study, method)
-    count = shape_of(*_images(study, "test")).images
+    count = shape_of(*_images(study, split)).images
     batches = math.ceil(count / BATCH)
 
     def do(run: Run) -> dict[str, Tensor]:
-        images = stand_in(*_images(study, "test")._replace(limit=min(BATCH, count)))
+        images = stand_in(*_images(study, split)._replace(limit=min(BATCH, count)))
         network = build_network(study.network, len(images.classes), width=study.width, weights=None, seed=seed)
         own = for_classes(method, images.classes)
         network = prepare_network(network, own.ingredients())
@@ -93,4 +96,4 @@ def _evaluation(study: StudySettings, method: MethodSettings, seed: int) -> Work
             found = measure(images, *maps_and_scores(network, images, own, study.class_crops))
         return found
 
-    return Work(f"{name} {seed}", name, do, stored=batches)
+    return Work(f"{name} {split} {seed}", name, do, stored=batches)

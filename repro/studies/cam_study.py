@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -117,6 +117,11 @@ class StudyImages:
         """Images of the evaluation."""
         return self._load("test", self.test_limit)
 
+    @cached_property
+    def val(self) -> ImageSet:
+        """Held-out images on which τ may be chosen, as many as are evaluated."""
+        return self._load("val", self.test_limit)
+
     def _load(self, split: str, limit: int | None) -> ImageSet:
         return load_dataset(
             self.dataset, split=split, limit=limit, size=self.image_size, on_bad_image=self.on_bad_image
@@ -163,31 +168,38 @@ class CamStudy:
         network.load_state_dict(trained.tensors)
         return network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
-    def localise(self, method: MethodSettings, seed: int) -> Localised:
-        """Maps, classes, box curves and pixel histogram of all test images, in one pass over the maps."""
-        trained = self.train(method, seed)
-        test, config = self.images.test, self._localisation(method, trained)
-        result = self.store.run(config, lambda run: measure(test, *self.maps_and_scores(method, trained)))
-        return Localised(result, trained.key, seed)
+    def localise(self, method: MethodSettings, seed: int, *, validate: bool = False) -> Localised:
+        """Maps, classes, box curves and pixel histogram of all test images, in one pass over the maps.
 
-    def maps_and_scores(self, method: MethodSettings, trained: RunResult) -> LocalisationMaps:
-        """Maps of the true classes of all test images, and the scores that decide the class."""
+        With `validate` the same of the held-out images, for the τ policy `validation`.
+        """
+        trained = self.train(method, seed)
+        held_out = self._localise(method, trained, self.images.val, seed) if validate else None
+        return replace(self._localise(method, trained, self.images.test, seed), held_out=held_out)
+
+    def maps_and_scores(self, method: MethodSettings, trained: RunResult, images: ImageSet) -> LocalisationMaps:
+        """Maps of the true classes of `images`, and the scores that decide the class."""
         method = for_classes(method, self.images.train.classes)
         network = self.network(method, trained)
-        return maps_and_scores(network, self.images.test, method, self.settings.class_crops)
+        return maps_and_scores(network, images, method, self.settings.class_crops)
+
+    def _localise(self, method: MethodSettings, trained: RunResult, images: ImageSet, seed: int) -> Localised:
+        config = self._localisation(method, trained, images)
+        result = self.store.run(config, lambda run: measure(images, *self.maps_and_scores(method, trained, images)))
+        return Localised(result, trained.key, seed)
 
     def _pretrained(self, fabric: Fabric | None) -> RunResult:
         longer = self.settings.training.model_copy(update={"epochs": self.settings.pretrain_epochs, "decay_epochs": ()})
         before = self.settings.model_copy(update={"pretrain_epochs": 0, "training": longer})
         return CamStudy(before, self.images, self.store).train(method_settings("cam", longer), 0, fabric)
 
-    def _localisation(self, method: MethodSettings, trained: RunResult) -> LocalisationRun:
-        test, crops = self.images.test.manifest, self.settings.class_crops
+    def _localisation(self, method: MethodSettings, trained: RunResult, images: ImageSet) -> LocalisationRun:
+        crops = self.settings.class_crops
         if trained_as(method) is method:
-            return LocalisationRun(training=trained.key, data=test, class_crops=crops)
+            return LocalisationRun(training=trained.key, data=images.manifest, class_crops=crops)
         return OtherMapsRun(
             training=trained.key,
-            data=test,
+            data=images.manifest,
             class_crops=crops,
             method=type(method).__name__,
             settings=method.model_dump(mode="json"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from repro.studies.cam_methods import READINGS, MethodSettings, method_settings,
 from repro.studies.cam_study import CamStudy, StudyImages, StudySettings, study_settings
 from repro.studies.localised import Localised, MetricPolicy, centre_baseline
 from repro.training import EGASettings, RunStore
+from repro.vocabulary import ThresholdName
 
 Parameters = Mapping[str, Any]
 CENTRE = "centre_gaussian"
@@ -71,9 +72,21 @@ def with_alexnet(parameters: Parameters) -> list[Trial]:
 
 
 def by_dataset(parameters: Parameters) -> list[Trial]:
-    """Table 4: every method on every data set; `datasets` maps printed to run."""
+    """Table 4: every method on every data set; `datasets` maps printed to run.
+
+    The printed table has one network; a second one is an axis of ours.
+    """
+    columns: list[tuple[str, Setting]] = [(parameters["network"], {})]
+    if (second := parameters["second_network"]) is not None:
+        columns.append((second, {"network": second}))
     return [
-        _named(method, {"dataset": printed}, study_settings(parameters, dataset=dataset), parameters)
+        _named(
+            method,
+            {"dataset": printed} | axis,
+            study_settings(parameters, dataset=dataset, network=network),
+            parameters,
+        )
+        for network, axis in columns
         for printed, dataset in parameters["datasets"].items()
         for method in parameters["methods"]
     ]
@@ -139,10 +152,16 @@ def trials_of(id: str, parameters: Parameters) -> list[Trial]:
     return TRIALS[id](parameters)
 
 
-def localise_all(trials: Sequence[Trial], seeds: Sequence[int], store: RunStore) -> list[Outcome]:
-    """Train and evaluate every trial with every seed; finished work is loaded, images are read once per study."""
+def localise_all(
+    trials: Sequence[Trial], seeds: Sequence[int], store: RunStore, thresholds: Collection[ThresholdName] = ()
+) -> list[Outcome]:
+    """Train and evaluate every trial with every seed; finished work is loaded, images are read once per study.
+
+    Held-out images are localised, too, where `validation` is among `thresholds`.
+    """
+    validate = "validation" in thresholds
     return [
-        Outcome(trial, study, [study.localise(trial.settings, seed) for seed in seeds])
+        Outcome(trial, study, [study.localise(trial.settings, seed, validate=validate) for seed in seeds])
         for trial, study in with_studies(trials, store)
     ]
 
@@ -171,8 +190,10 @@ def baseline(outcome: Outcome, metrics: Sequence[str], policy: MetricPolicy) -> 
     """The centre-Gaussian rows beside an outcome's: what a map that never saw the image scores."""
     measured = Measured()
     centre = replace(outcome.trial, method=CENTRE)
+    found = centre_baseline(outcome.study.images.test)
+    if policy.threshold == "validation":
+        found = replace(found, held_out=centre_baseline(outcome.study.images.val))
     for metric in metrics:
-        found = centre_baseline(outcome.study.images.test)
         _add(measured, centre, found, metric, policy, centre.setting)
     return measured
 
@@ -183,8 +204,9 @@ def note_trials(experiment: Experiment, outcomes: Sequence[Outcome]) -> None:
         for found in outcome.found:
             experiment.uses_run(found.training_key)
     studies = {outcome.trial.study: outcome.study for outcome in outcomes}
+    validated = any(found.held_out for outcome in outcomes for found in outcome.found)
     for study in studies.values():
-        for images in (study.images.train, study.images.test):
+        for images in (study.images.train, study.images.test, *([study.images.val] if validated else [])):
             experiment.uses_data(f"{images.name}/{images.split}", images.manifest, skipped=len(images.skipped))
         _note_study(experiment, study.settings)
     own = [outcome.trial for outcome in outcomes if outcome.trial.method == "ega"]

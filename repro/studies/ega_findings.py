@@ -111,11 +111,11 @@ def reading_sentences(outcomes: Sequence[Outcome], policy: MetricPolicy, preset:
 
 
 def gain_sentences(outcomes: Sequence[Outcome], metric: str, policy: MetricPolicy, preset: Preset) -> list[str]:
-    """EGA against CAM in every column of a table; a fixed τ is named, the oracle's is the benchmark's rule."""
-    fixed = f", τ fixed at {policy.tau:g}" if policy.threshold == "fixed" else ""
+    """EGA against CAM in every column of a table; τ is named unless it is the oracle's, the benchmark's rule."""
+    words = policy.words()
     return [
         contrast_sentence(
-            f"EGA is better than CAM ({_column(ega.trial.setting)}{fixed})",
+            f"EGA is better than CAM ({_column(ega.trial.setting)}{words and f', {words}'})",
             ega,
             find_outcome(outcomes, "cam", **ega.trial.setting),
             metric,

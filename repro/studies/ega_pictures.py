@@ -27,7 +27,7 @@ CLAIMED = ("mean_iou", "object_coverage", "background_coverage")
 
 def threshold_of(found: Localised, policy: MetricPolicy) -> float:
     """τ of the largest box at IoU 0.5 under `policy`: what the pictures are drawn with."""
-    metric = MaxBoxAcc(policy.rule())
+    metric = MaxBoxAcc(policy.rule(found.held_out))
     metric.update(found.curves)
     return metric.compute().thresholds[0]
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from repro.data import ImageSet
 from repro.losses import unit_range
 from repro.studies.cam_methods import MethodSettings
 from repro.studies.cam_study import CamStudy
@@ -50,7 +51,9 @@ def average_maps(members: Sequence[Float[Tensor, "n h w"]]) -> Float[Tensor, "n 
     return torch.stack([unit_range(maps) for maps in members]).mean(0)
 
 
-def localise_ensemble(study: CamStudy, method: MethodSettings, seed: int, size: int) -> Localised:
+def localise_ensemble(
+    study: CamStudy, method: MethodSettings, seed: int, size: int, *, validate: bool = False
+) -> Localised:
     """Evaluate `size` trainings of `method` as one: scaled maps averaged, class scores averaged.
 
     The members differ in their seed alone. Inferred: the paper copies these rows from Hide-and-Seek, whose members also
@@ -62,27 +65,38 @@ def localise_ensemble(study: CamStudy, method: MethodSettings, seed: int, size: 
     if size < 2:
         raise ValueError(f"size is {size}; an ensemble has at least 2 members")
     trained = [study.train(method, member) for member in ensemble_seeds(seed, size)]
-    test = study.images.test
-    config = EnsembleRun(
-        trainings=tuple(run.key for run in trained), data=test.manifest, class_crops=study.settings.class_crops
-    )
 
-    def evaluate() -> dict[str, Tensor]:
-        members = [study.maps_and_scores(method, run) for run in trained]
+    def localise(images: ImageSet) -> Localised:
+        config = EnsembleRun(
+            trainings=tuple(run.key for run in trained), data=images.manifest, class_crops=study.settings.class_crops
+        )
+        result = study.store.run(config, lambda run: evaluate(images))
+        return Localised(result, result.key, seed)
+
+    def evaluate(images: ImageSet) -> dict[str, Tensor]:
+        members = [study.maps_and_scores(method, run, images) for run in trained]
         scores = torch.stack([member.logits for member in members]).mean(0)
-        return measure(test, average_maps([member.maps for member in members]), scores)
+        return measure(images, average_maps([member.maps for member in members]), scores)
 
-    result = study.store.run(config, lambda run: evaluate())
-    return Localised(result, result.key, seed)
+    held_out = localise(study.images.val) if validate else None
+    return replace(localise(study.images.test), held_out=held_out)
 
 
 def ensembles_of(outcomes: Sequence[Outcome], size: int) -> list[Outcome]:
-    """Ensembles of CAM and HaS in the AlexNet column, the only one printed with them, one per seed; none for size 0."""
+    """Ensembles of CAM and HaS in the AlexNet column, the only one printed with them, one per seed; none for size 0.
+
+    Held-out images are localised where those of the single networks are.
+    """
     return [
         Outcome(
             replace(outcome.trial, method=ENSEMBLES[outcome.trial.method]),
             outcome.study,
-            [localise_ensemble(outcome.study, outcome.trial.settings, found.seed, size) for found in outcome.found],
+            [
+                localise_ensemble(
+                    outcome.study, outcome.trial.settings, found.seed, size, validate=found.held_out is not None
+                )
+                for found in outcome.found
+            ],
         )
         for outcome in outcomes
         if size and outcome.trial.method in ENSEMBLES and outcome.trial.setting.get("network") == "alexnet"

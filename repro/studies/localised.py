@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from repro.metrics import (
     OracleThreshold,
     ThresholdPolicy,
     Top1Loc,
+    ValidationThreshold,
     average_precision,
     box_curves,
     center_gaussian_curves,
@@ -31,6 +31,7 @@ from repro.metrics import (
 )
 from repro.metrics.box_curves import SIDE
 from repro.training import RunResult
+from repro.vocabulary import ThresholdName
 
 _WSOL_FOLDERS = {"cub": "CUB", "ilsvrc": "ILSVRC"}
 _CHUNK = 256
@@ -41,14 +42,30 @@ class MetricPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    threshold: Literal["oracle", "fixed"] = "oracle"
-    """`oracle`: the best τ on the evaluated images, what the released code and MaxBoxAcc do; `fixed`: `tau`."""
+    threshold: ThresholdName = "oracle"
+    """`oracle`: the best τ on the evaluated images, what the released code and MaxBoxAcc do; `fixed`: `tau`;
+    `validation`: the best τ on held-out images."""
     tau: float = Field(default=0.2, ge=0, lt=1)
     """Share of the map's maximum, the CAM paper's 0.2."""
 
-    def rule(self) -> ThresholdPolicy:
-        """The policy as the metrics take it."""
-        return OracleThreshold() if self.threshold == "oracle" else FixedThreshold(self.tau)
+    def rule(self, held_out: Localised | None) -> ThresholdPolicy:
+        """The policy as the metrics take it; `held_out` is what the same network localises on held-out images.
+
+        Raises:
+            ValueError: the policy is `validation` and there are no held-out images.
+        """
+        if self.threshold == "oracle":
+            return OracleThreshold()
+        if self.threshold == "fixed":
+            return FixedThreshold(self.tau)
+        if held_out is None:
+            raise ValueError("threshold 'validation' needs held-out images: localise with validate=True")
+        return ValidationThreshold(held_out.curves, held_out.correct)
+
+    def words(self) -> str:
+        """What a sentence says of τ; nothing for the oracle's, the benchmark's rule."""
+        fixed = f"τ fixed at {self.tau:g}"
+        return {"oracle": "", "fixed": fixed, "validation": "τ chosen on held-out images"}[self.threshold]
 
 
 @dataclass(frozen=True)
@@ -69,6 +86,8 @@ class Localised:
     """Tensors: `maps` (n, h, w), `correct` (n,), `iou` and `peaks` where there are boxes, `histogram` with masks."""
     training_key: str
     seed: int
+    held_out: Localised | None = None
+    """The same network on held-out images, where τ may be chosen there."""
 
     @property
     def maps(self) -> Float[Tensor, "n h w"]:
@@ -105,13 +124,14 @@ class Localised:
             if "histogram" not in self.result.tensors:
                 raise ValueError("these images have no masks, so PxAP is undefined; use a box metric")
             return Score(100 - average_precision(self.result.tensors["histogram"]), None)
-        return _box_error(metric, self.curves, self.correct, policy)
+        return _box_error(metric, self, policy)
 
 
-def _box_error(metric: str, curves: BoxCurves, correct: Tensor, policy: MetricPolicy) -> Score:
+def _box_error(metric: str, localised: Localised, policy: MetricPolicy) -> Score:
+    rule = policy.rule(localised.held_out)
     if metric == "top1_loc_error":
-        top = Top1Loc(policy.rule())
-        top.update(curves, correct)
+        top = Top1Loc(rule)
+        top.update(localised.curves, localised.correct)
         found = top.compute()
     else:
         kinds: dict[str, type[BoxAccuracy]] = {"corloc_error": GTKnownLoc, "max_box_acc_v2_error": MaxBoxAccV2}
@@ -119,8 +139,8 @@ def _box_error(metric: str, curves: BoxCurves, correct: Tensor, policy: MetricPo
             raise ValueError(
                 f"unknown metric '{metric}'; expected top1_cls_error, top1_loc_error, pxap_error or {', '.join(kinds)}"
             )
-        accuracy = kinds[metric](policy.rule())
-        accuracy.update(curves)
+        accuracy = kinds[metric](rule)
+        accuracy.update(localised.curves)
         found = accuracy.compute()
     errors = 100 * (1 - found.hits.mean(axis=1))
     return Score(100 - found.value, errors.tolist(), found.thresholds)

@@ -178,8 +178,8 @@ def test_garment_scenes(tmp_path, monkeypatch):
         trees.write_idx(tmp_path / f"fashion_mnist/{stem}-labels-idx1-ubyte.gz", np.arange(20, dtype=np.uint8) % 10)
     for synset in folders.synsets()[:4]:
         trees.save_image(tmp_path / f"imagenet_sample/{synset}_x.JPEG", size=(60, 50))
-    seen = {split: watched_photographs(monkeypatch, tmp_path, split) for split in ("train", "test")}
-    assert seen["train"] and seen["test"] and not seen["train"] & seen["test"]
+    seen = {split: watched_photographs(monkeypatch, tmp_path, split) for split in ("train", "val", "test")}
+    assert seen["train"] and seen["val"] and seen["test"] and not (seen["train"] | seen["val"]) & seen["test"]
     few, many = (load("garment_scenes", tmp_path, limit=limit) for limit in (3, 12))
     assert torch.equal(few.images, many.images[:3]) and many.labels.tolist() == [i % 10 for i in range(12)]
     for mask, boxes in zip(many.masks, many.boxes, strict=True):

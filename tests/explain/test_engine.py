@@ -1,11 +1,14 @@
 """The engine behind the masked passes: memory, folding, what it does with networks it cannot fold."""
 
+import operator
+
 import pytest
 import torch
 from torch import nn
 
 from repro.explain import EngineSettings, MaskedPasses, MaskRule, ScoreCAM
 from repro.explain.batches import batch_within_budget, forward_bytes, run_in_shrinking_batches
+from repro.explain.fused_convolution import can_fuse, fuse_convolutions, pack_filters
 from repro.explain.masked_network import convert, fold_batch_norm, inference_copy
 
 
@@ -183,3 +186,53 @@ def test_the_copy_shares_tensors_until_they_change(cnn):
     converted = convert(copy, dtype=torch.bfloat16, channels_last=True)
     assert {parameter.dtype for parameter in converted.parameters()} == {torch.bfloat16}
     assert all(torch.equal(a, b) for a, b in zip(before, cnn.parameters(), strict=True))
+
+
+class Residual(nn.Module):
+    """Sums that may be fused, and some that may not: of other shapes, and of a result that is read twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+        self.aside, self.shrink = nn.Conv2d(3, 3, 1, bias=False), nn.Conv2d(3, 3, 2, stride=2)
+
+    def forward(self, images):
+        a = torch.relu(self.first(images))
+        b = self.second(a)
+        b += self.aside(images)  # fused into the first of the two convolutions
+        b = b.relu()
+        c = self.third(b)
+        d = c.mean((2, 3), keepdim=True) + c  # other shapes, and c is read twice
+        return torch.nn.functional.relu(self.shrink(d)).mean((2, 3))
+
+
+fusing = pytest.mark.skipif(
+    not can_fuse(torch.float32, torch.device("cpu")), reason="this PyTorch or CPU has no fused convolutions"
+)
+
+
+@fusing
+def test_fused_convolutions_keep_the_function(images):
+    torch.manual_seed(0)
+    model = Residual().eval()
+    with torch.no_grad():
+        expected = model(images)
+        fused = fuse_convolutions(inference_copy(model), images[:1])
+        calls = [node.target for node in fused.graph.nodes if node.op == "call_function"]
+        assert calls == [operator.add], "one sum is left, and no rectifier"
+        torch.testing.assert_close(fused(images), expected)
+        fused = convert(fused, dtype=None, channels_last=True)
+        pack_filters(fused, len(images))
+        for batch in (len(images), 1):
+            torch.testing.assert_close(fused(images[:batch]), expected[:batch])
+        torch.testing.assert_close(model(images), expected)
+
+
+@fusing
+def test_a_hooked_convolution_is_not_fused_and_an_untraceable_network_stays(cnn, images):
+    cnn.block[0].register_forward_hook(lambda _m, _i, output: output * 0.5)
+    with torch.no_grad():
+        fused = fuse_convolutions(inference_copy(cnn), images[:1])
+        torch.testing.assert_close(fused(images), cnn(images))
+        copy = inference_copy(Branching(cnn))
+        assert fuse_convolutions(copy, images[:1]) is copy

@@ -97,6 +97,13 @@ def test_top1_needs_the_class_and_corloc_is_gt_known():
         Top1Loc().update(curves, correct[:2])
 
 
+def test_only_top1_chooses_its_threshold_among_images_of_the_right_class():
+    held_out = step_curves((52, 0.9), (200, 0.9), (200, 0.9))  # τ 0.2 would do for one, 0.8 for all
+    policy = ValidationThreshold(held_out, torch.tensor([True, False, False]))
+    assert evaluate(Top1Loc(policy), held_out, torch.ones(3, dtype=torch.bool)).value == pytest.approx(100 / 3)
+    assert evaluate(GTKnownLoc(policy), held_out).value == 100
+
+
 def test_bad_settings_are_named():
     with pytest.raises(ValueError, match="fraction in"):
         FixedThreshold(1.0)

@@ -1,5 +1,6 @@
 """EGA studies: keys are shared where trainings are equal, numbers are those of hand-made maps, ranks do not write."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,18 @@ def test_errors_are_those_of_hand_made_curves() -> None:
         found.score("miou", oracle)
 
 
+def test_the_validation_policy_takes_its_threshold_from_held_out_images() -> None:
+    found = evaluated([True, True], [100, 255])
+    policy = MetricPolicy(threshold="validation")
+    with pytest.raises(ValueError, match="validate=True"):
+        found.score("corloc_error", policy)
+    held_out = evaluated([True], [255])
+    held_out.result.tensors["iou"][:, :, :151] = 0  # its box is right from level 150 on: τ ≥ 150 / 255
+    strict = replace(found, held_out=held_out).score("corloc_error", policy)
+    assert strict.thresholds == pytest.approx((0.589,))
+    assert strict.samples == [100, 0] and found.score("corloc_error", MetricPolicy()).value == 0
+
+
 def test_perfect_maps_score_perfectly_in_one_pass() -> None:
     images = load_scenes("test", limit=6, size=64)
     assert images.masks is not None
@@ -135,6 +148,9 @@ def test_tables_share_trainings_and_rows_are_printed_cells(tmp_path: Path) -> No
     chosen = trials_of("ega/table7_entropy_weights", swept)[0]
     study = CamStudy(chosen.study, outcomes[0].study.images, store)
     strength = trials_of("ega/fig7_attack_strength", {**TINY, "epsilons": [1]})[0]
+    held_out = study.localise(chosen.settings, 0, validate=True).held_out
+    assert held_out is not None and len(held_out.correct) == len(study.images.val) == 8
+    assert study.images.val.manifest not in (study.images.train.manifest, study.images.test.manifest)
     assert study.train(chosen.settings, 0).key == study.train(strength.settings, 0).key
     assert len(list(tmp_path.glob("cam/*/result.json"))) == trained
     assert again[1].found[0].result.reused
@@ -172,6 +188,15 @@ def test_every_preset_names_trials_of_printed_columns(id: str, preset: Any) -> N
     printed = {method for table in load_published("ega") for method in table.methods}
     ours = {"cam_adversarial", "has_ega", "cutmix_ega", "adl_ega"}
     assert trials and {trial.method for trial in trials} <= printed | ours
+
+
+def test_table_4_can_take_a_second_network_which_is_no_printed_column() -> None:
+    values = {**TINY, "datasets": {"cub": "scenes"}, "network": "small_cam", "second_network": "small_inception"}
+    settings = [(trial.setting, trial.study.network) for trial in trials_of("ega/table4_maxboxaccv2", values)]
+    assert settings[::2] == [
+        ({"dataset": "cub"}, "small_cam"),
+        ({"dataset": "cub", "network": "small_inception"}, "small_inception"),
+    ]
 
 
 def test_the_train_command_fills_the_store_for_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

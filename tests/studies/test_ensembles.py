@@ -37,7 +37,7 @@ def test_an_ensemble_is_stored_and_shares_its_first_member(tmp_path: Path) -> No
     assert len(list(tmp_path.glob("cam/*/result.json"))) == 1 + 2  # pretraining, seed 0, seed 100
     found = ensemble.found[0]
     study, settings = single[0].study, single[0].trial.settings
-    members = [study.maps_and_scores(settings, study.train(settings, seed)) for seed in (0, 100)]
+    members = [study.maps_and_scores(settings, study.train(settings, seed), study.images.test) for seed in (0, 100)]
     assert torch.allclose(found.maps, average_maps([member.maps for member in members]))
     classes = (members[0].logits + members[1].logits).argmax(1)
     assert torch.equal(found.correct, classes == study.images.test.labels)
