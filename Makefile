@@ -12,7 +12,9 @@ export OMP_NUM_THREADS ?= 1
 report: .venv/ready
 	$(BIN)/repro run $(IDS) --preset smoke --jobs $(JOBS)
 
-test: .venv/ready
+# Snakemake is found at the end of PATH, as on a user's machine.
+test: export PATH := $(PATH):$(CURDIR)/.venv-cluster/bin
+test: .venv/ready .venv-cluster/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests
@@ -28,6 +30,12 @@ bench: .venv/bench
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+# In an environment of its own: what Snakemake needs is nothing that notebooks run with.
+.venv-cluster/ready: requirements-cluster.lock
+	$(PYTHON) -m venv .venv-cluster
+	.venv-cluster/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-cluster.lock
 	touch $@
 
 # The peers are compared with, never depended on: --no-deps keeps the locked versions untouched.

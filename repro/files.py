@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+
+_NUMBERS = re.compile(r"\[\n\s*-?\d[\d.eE+-]*(?:,\n\s*-?\d[\d.eE+-]*)*\n\s*\]")
 
 
 @contextmanager
@@ -73,8 +76,12 @@ def write_text(target: Path, text: str) -> None:
 
 
 def write_json(target: Path, value: Any) -> None:
-    """Write `value` as indented JSON atomically; NaN and infinity are refused because JSON has neither."""
-    write_text(target, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    """Write `value` as indented JSON atomically; NaN and infinity are refused because JSON has neither.
+
+    A list of numbers is one line: a record's values per image would be thousands of lines otherwise.
+    """
+    text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False)
+    write_text(target, _NUMBERS.sub(lambda found: re.sub(r"\s+", "", found[0]), text) + "\n")
 
 
 def canonical_json(value: Any) -> str:

@@ -58,19 +58,21 @@ def test_a_notebook_opens_and_saves_its_own_record(table: Table) -> None:
     assert source.rstrip().endswith("experiment.save()")
 
 
-def locked() -> dict[str, str]:
-    text = (code_root() / "requirements.lock").read_text()
+def locked(name: str = "requirements.lock") -> dict[str, str]:
+    text = (code_root() / name).read_text()
     return dict(re.findall(r"^([A-Za-z0-9_.-]+)==([^ ;\\]+)", text, flags=re.MULTILINE))
 
 
-def test_the_lock_has_hashes_no_addresses_and_every_dependency() -> None:
-    text = (code_root() / "requirements.lock").read_text()
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-cluster.lock"])
+def test_the_lock_has_hashes_no_addresses_and_every_dependency(name: str) -> None:
+    text = (code_root() / name).read_text()
     assert "://" not in text
     assert text.count("==") <= text.count("--hash=sha256:")
     project = tomllib.loads((code_root() / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    extras = project["optional-dependencies"]
+    wanted = extras["cluster"] if "cluster" in name else project["dependencies"] + extras["dev"]
     names = {re.split(r"[<>=!~\[ ]", requirement)[0].lower() for requirement in wanted}
-    assert names <= {name.lower() for name in locked()}
+    assert names <= {package.lower() for package in locked(name)}
 
 
 def test_conda_installs_the_same_lock() -> None:

@@ -16,6 +16,7 @@ from repro.batch.runner import Runner
 from repro.catalogue import PRESETS, Table, all_tables
 from repro.evidence.record import record_of
 from repro.parameters import preset_values
+from repro.project import code_root
 
 Project = Callable[[str, str], Path]
 HERE = Path(__file__).parent
@@ -23,13 +24,17 @@ SNAKEMAKE = shutil.which("snakemake") or (Path(sys.executable).with_name("snakem
 needs_snakemake = pytest.mark.skipif(not SNAKEMAKE, reason="Snakemake is not installed: pip install '.[cluster]'")
 
 
-def repro(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command with the stand-ins first on PATH."""
+def repro(tmp_path: Path, *arguments: str, checkout: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command with the stand-ins first on PATH: on the notebooks in `tmp_path`, or on those of a checkout."""
     (tmp_path / "slurm").mkdir(exist_ok=True)
     path = os.pathsep.join([str(HERE / "stand_in"), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "STAND_IN": str(tmp_path / "slurm"), "REPRO_PROJECT": str(tmp_path)}
+    if checkout is not None:
+        environment |= {"PYTHONPATH": str(checkout), "REPRO_PROJECT": str(checkout)}
     command = [sys.executable, "-m", "repro.cli", "run", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=900)
+    return subprocess.run(
+        command, cwd=checkout, env=environment, capture_output=True, text=True, check=False, timeout=3000
+    )
 
 
 def test_every_table_has_resources() -> None:
@@ -105,3 +110,40 @@ def test_stand_in_cluster(project: Project, tmp_path: Path) -> None:  # noqa: F8
     assert len(log.read_text().splitlines()) == 4, "a second call ran more than what was missing"
     third = repro(tmp_path, *options)
     assert third.returncode == 0 and "nothing to do" in third.stdout
+
+
+@needs_snakemake
+def test_snakemake_on_this_machine(project: Project, tmp_path: Path) -> None:  # noqa: F811
+    project("ega/table1", "")
+    project("dfg/table1", "raise ValueError('on purpose')")
+    first = repro(tmp_path, "--executor", "snakemake", "--jobs", "2")
+    assert first.returncode == 1 and "1 of 2 records valid" in first.stdout, first.stdout + first.stderr
+    project("dfg/table1", "mended = True")
+    second = repro(tmp_path, "--executor", "snakemake")
+    assert second.returncode == 0 and "2 of 2 records valid" in second.stdout, second.stdout + second.stderr
+    assert "nothing to do" in repro(tmp_path, "--executor", "snakemake").stdout
+    assert not (tmp_path / "slurm" / "sbatch.log").exists()
+
+
+@needs_snakemake
+@pytest.mark.campaign
+@pytest.mark.faults("one failing notebook among all smoke notebooks, stand-in SLURM", "the rest finish; only it is re-run")
+def test_all_smoke_notebooks_on_the_stand_in_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("REPRO_REPORTS", "REPRO_RUNS"):
+        monkeypatch.delenv(variable, raising=False)
+    clone, spoiled = tmp_path / "clone", "dfg/table1_datasets"
+    subprocess.run(["git", "clone", "--quiet", "--local", str(code_root()), str(clone)], check=True)
+    notebook = clone / "notebooks" / f"{spoiled}.ipynb"
+    whole = notebook.read_text()
+    notebook.write_text(whole.replace("experiment.save()", "raise ValueError('on purpose')"))
+    count = len(all_tables())
+    options = ["--executor", "slurm", "--profile", str(HERE / "profile"), "--jobs", "2"]
+    first = repro(tmp_path, *options, checkout=clone)
+    assert first.returncode == 1, first.stdout + first.stderr
+    assert f"failed: {spoiled}" in first.stdout and f"{count - 1} of {count} records valid" in first.stdout
+    log = tmp_path / "slurm" / "sbatch.log"
+    submitted = len(log.read_text().splitlines())
+    notebook.write_text(whole)
+    second = repro(tmp_path, *options, checkout=clone)
+    assert second.returncode == 0 and f"{count} of {count} records valid" in second.stdout, second.stdout
+    assert len(log.read_text().splitlines()) == submitted + 1
