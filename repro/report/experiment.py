@@ -30,7 +30,7 @@ from repro.evidence.provenance import (
 )
 from repro.evidence.record import Figure, Record, Row
 from repro.parameters import check_values, parameters_hash, read_parameters
-from repro.report.figures import use_house_style
+from repro.report.figures import save_png, use_house_style
 from repro.report.tables import bullet_list, comparison_table, key_value_table
 from repro.report.verdict_views import notebook_verdicts
 from repro.stored_runs import seconds_of_runs
@@ -130,7 +130,7 @@ class Experiment:
         if not alt.strip() or not title.strip():
             raise ValueError(f"figure '{name}' needs a title and an alternative text that says what one sees")
         path = self.folder / f"{name}.png"
-        figure.savefig(path, dpi=110, bbox_inches="tight", facecolor="white")
+        save_png(figure, path)
         plt.close(figure)
         self._figures.append(Figure(file=path.name, title=title, alt=alt))
         display(Image(filename=str(path), alt=alt), metadata={"image/png": {"alt": alt}})

@@ -127,7 +127,7 @@ def test_snakemake_on_this_machine(project: Project, tmp_path: Path) -> None:  #
 
 @needs_snakemake
 @pytest.mark.campaign
-@pytest.mark.faults("one failing notebook among all smoke notebooks, stand-in SLURM", "the rest finish; only it is re-run")
+@pytest.mark.faults("one of all smoke notebooks fails, stand-in SLURM", "the rest finish; only it is re-run")
 def test_all_smoke_notebooks_on_the_stand_in_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("REPRO_REPORTS", "REPRO_RUNS"):
         monkeypatch.delenv(variable, raising=False)
