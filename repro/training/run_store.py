@@ -93,7 +93,7 @@ class RunStore:
             return self._run_together(folder, config, train, fabric)
         if (done := self._load(folder, config.key)) is not None:
             return done
-        with self._locked(folder, config):
+        with self._locked(folder, config.key):
             if (done := self._load(folder, config.key)) is not None:
                 return done
             return self._train(folder, config, train)
@@ -122,7 +122,7 @@ class RunStore:
             lock.release()
 
     def _decide(self, folder: Path, config: RunConfig, lock: FileLock) -> Literal["train", "done", "busy"]:
-        write_json(folder / CONFIG, {"kind": config.kind, **config.model_dump(mode="json")})
+        folder.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=self.busy_seconds)
         except Timeout:
@@ -133,19 +133,21 @@ class RunStore:
         """The result of `config` if it was trained already."""
         return self._load(self.root / config.key, config.key)
 
-    def _locked(self, folder: Path, config: RunConfig) -> FileLock:
-        write_json(folder / CONFIG, {"kind": config.kind, **config.model_dump(mode="json")})
+    def _locked(self, folder: Path, key: str) -> FileLock:
+        folder.mkdir(parents=True, exist_ok=True)
         # An operating-system lock: it vanishes with its process, so a killed trainer never leaves a stale one.
         lock = FileLock(folder / LOCK)
         try:
             lock.acquire(timeout=0)
             lock.release()
         except Timeout:
-            print(f"run {config.key} is being trained by another process; waiting for it")
+            print(f"run {key} is being trained by another process; waiting for it")
         return lock
 
     def _train(self, folder: Path, config: RunConfig, train: Callable[[Run], dict[str, Tensor]]) -> RunResult:
+        # Under the lock alone: the holder deletes the temporary files of others, which it takes for leftovers.
         remove_temporary_files(folder)
+        write_json(folder / CONFIG, {"kind": config.kind, **config.model_dump(mode="json")})
         if (folder / SUMMARY).exists():
             print(f"the result of run {config.key} is damaged; training it again")
             (folder / SUMMARY).unlink()

@@ -166,6 +166,20 @@ def test_two_at_once(tmp_path: Path) -> None:
     assert run.state == "done"
 
 
+@pytest.mark.faults(
+    "a trainer clears leftovers while another waits for its run", "the waiting one has nothing there to lose"
+)
+def test_a_waiting_process_writes_nothing(tmp_path: Path, whole: dict[str, Tensor]) -> None:
+    folder = tmp_path / Toy().key
+    folder.mkdir(parents=True)
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(folder / LOCK):
+            waiting = pool.submit(resume, tmp_path, whole)
+            time.sleep(0.3)
+            assert [path.name for path in folder.iterdir()] == [LOCK]
+        waiting.result(timeout=60)
+
+
 def test_states_are_derived_and_a_vanished_trainer_is_not_running(tmp_path: Path) -> None:
     process = killable.start("classifier", tmp_path)
     while not stored_runs(tmp_path) or stored_runs(tmp_path)[0].state == "pending":
