@@ -177,10 +177,10 @@ _IMAGENET = (
 _LOCALISATION = (
     DatasetEntry(
         name="cub",
-        title="CUB-200-2011 birds with boxes (all 200 classes or 001-050 at short side 256)",
+        title="CUB-200-2011 birds with boxes (all 200 classes or 001-050 at short side 256), val = CUBV2",
         licence=_RESEARCH,
         homepage="https://data.caltech.edu/records/65de6-vp158",
-        splits={"train": 5_994, "test": 5_794},
+        splits={"train": 5_994, "val": 1_000, "test": 5_794},
         loader=stored_loader("cub", annotated.cub, 224, "squash", cached=True),
         editions=(
             Edition("official", (Archive("CUB_200_2011.tgz", md5="97eceeb196236b17998738112f37df78"),)),
@@ -203,10 +203,10 @@ _LOCALISATION = (
     ),
     DatasetEntry(
         name="ilsvrc",
-        title="ILSVRC 2012 localisation: test = official validation set, val = ImageNetV2",
+        title="ILSVRC 2012 localisation: train without boxes, test = official validation set, val = ImageNetV2",
         licence=_RESEARCH,
         homepage="https://image-net.org/",
-        splits={"val": 10_000, "test": 50_000},
+        splits={"train": 1_281_167, "val": 10_000, "test": 50_000},
         loader=stored_loader("ilsvrc", annotated.ilsvrc, 224, "squash", cached=True),
         editions=(
             Edition(
@@ -215,7 +215,9 @@ _LOCALISATION = (
             ),
         ),
         contents=(Contents("val/ILSVRC2012_val_*.JPEG", (50_000,)),),
-        instructions="Sign in at image-net.org, get ILSVRC2012_img_val.tar, then " + _FROM.format(name="ilsvrc"),
+        instructions="Sign in at image-net.org, get ILSVRC2012_img_val.tar, then "
+        + _FROM.format(name="ilsvrc")
+        + " Training images go to ilsvrc/train/<synset>/, ImageNetV2's to ilsvrc/val2/<class>/.",
         needs=("wsol_metadata",),
     ),
     DatasetEntry(

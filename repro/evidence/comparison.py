@@ -33,14 +33,26 @@ class CellComparison:
 
     @property
     def ours_text(self) -> str:
-        """`4.2 [3.9, 4.5]`, with as many decimals as the paper prints (at least one); says where nothing was run."""
+        """`4.2 [3.9, 4.5]`, written as the paper prints it; says where nothing was run.
+
+        With at least one decimal, but for whole numbers without an interval.
+        """
         if self.ours is None:
             return "published, not re-run" if self.published else "–"
-        decimals = max(1, len(self.published.printed.partition(".")[2]) if self.published else 2)
-        value = f"{self.ours.value:.{decimals}f}"
+        printed = self.published.printed.lower() if self.published else "0.00"
+        mantissa, exponent, _ = printed.partition("e")
+        decimals = max(1, len(mantissa.partition(".")[2]))
+        style = f".{decimals}{'e' if exponent else 'f'}"
         if self.ours.low in (float("-inf"), self.ours.high) or self.ours.high == float("inf"):
-            return value
-        return f"{value} [{self.ours.low:.{decimals}f}, {self.ours.high:.{decimals}f}]"
+            whole = self.ours.value.is_integer() and "." not in printed
+            return f"{self.ours.value:.0f}" if whole else f"{self.ours.value:{style}}"
+        return f"{self.ours.value:{style}} [{self.ours.low:{style}}, {self.ours.high:{style}}]"
+
+    @property
+    def count_text(self) -> str:
+        """`3 seeds, 500 images`; a dash where neither plays a part."""
+        seeds = f"{self.seeds} seed{'s' if self.seeds != 1 else ''}" if self.seeds else ""
+        return ", ".join(filter(None, [seeds, f"{self.images} images" if self.images else ""])) or "–"
 
     @property
     def published_text(self) -> str:
@@ -124,7 +136,7 @@ def _compare(
         setting=dict(source.setting),
         published=cell,
         ours=estimate(rows, record) if rows else None,
-        seeds=len({row.seed for row in rows}),
+        seeds=len({row.seed for row in rows} - {None}),
         images=max((row.n for row in rows if row.n is not None), default=None),
     )
 

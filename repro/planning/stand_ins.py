@@ -34,8 +34,6 @@ SIDES = {
     "tiny_imagenet": 64,
 }
 """Pixels as published; 224 for photographs."""
-TRAIN_IMAGES = {"ilsvrc": 1_281_167}
-"""Published sizes of training splits that the registry does not list."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +55,9 @@ def shape_of(dataset: str, split: str, limit: int | None, size: int | None) -> S
         ValueError: the registry knows no size of that split.
     """
     sizes = ENTRIES[dataset].splits
-    if split not in sizes and not (split == "train" and dataset in TRAIN_IMAGES):
+    if split not in sizes:
         raise ValueError(f"the registry knows no size of split '{split}' of {dataset}")
-    count = sizes.get(split) or TRAIN_IMAGES[dataset]
-    count = count if limit is None else min(limit, count)
+    count = sizes[split] if limit is None else min(limit, sizes[split])
     try:
         one = load_dataset(dataset, split="test", limit=1, size=size)
     except MissingDataError:

@@ -65,8 +65,7 @@ def _row(record: Record, judge: Judge) -> list[str]:
         unit = f", {cell.unit}" if cell.unit else ""
         quantity = plain(f"{cell.method_label}: {cell.metric_label}{unit}")
         paper, ours = cell.published_text, cell.ours_text
-        units = f"{cell.seeds} seed{'s' if cell.seeds != 1 else ''}"
-        units += f", {cell.images} images" if cell.images else ""
+        units = cell.count_text
     facts = record.provenance
     stored = "not recorded" if facts.stored_seconds is None else duration(facts.stored_seconds)
     return [

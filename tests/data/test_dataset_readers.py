@@ -122,9 +122,11 @@ def test_imagenet_index_is_the_position_among_all_synsets(tmp_path):
     for name in ("n01440764_tench", "n15075141_toilet_tissue"):
         trees.save_image(tmp_path / f"imagenet_sample/{name}.JPEG")
         trees.save_image(tmp_path / f"imagenet/val/{name.split('_')[0]}/ILSVRC2012_val_1.JPEG")
-    for dataset in ("imagenet_sample", "imagenet"):
-        loaded = load(dataset, tmp_path)
-        assert loaded.labels.tolist() == [0, 999]
+        trees.save_image(tmp_path / f"ilsvrc/train/{name.split('_')[0]}/{name[:9]}_1.JPEG")
+    trees.write_lines(tmp_path / "wsol_metadata/MANIFEST.tsv", [])
+    for dataset, split in (("imagenet_sample", "test"), ("imagenet", "test"), ("ilsvrc", "train")):
+        loaded = load(dataset, tmp_path, split=split)
+        assert loaded.labels.tolist() == [0, 999] and loaded.boxes is None
         assert [loaded.classes[i] for i in loaded.labels] == ["tench", "toilet tissue"]
 
 

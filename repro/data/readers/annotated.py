@@ -9,7 +9,7 @@ import numpy as np
 
 from repro.data.images import UnreadableImageError, read_image
 from repro.data.listing import DamagedFileError, Listing, Sample, choose_split
-from repro.data.readers.folders import imagenet_classes, read_mask
+from repro.data.readers.folders import imagenet, imagenet_classes, read_mask
 from repro.data.wsol_metadata import MaskFiles, WsolMetadata, image_scale, read_wsol_metadata
 
 
@@ -59,9 +59,11 @@ def cub(folder: Path, split: str) -> Listing:
 
 
 def ilsvrc(folder: Path, split: str) -> Listing:
-    """ILSVRC 2012 for localisation: `test` = official validation set (`val/ILSVRC2012_val_*.JPEG`), `val` = ImageNetV2
-    (`val2/<class>/<n>.jpeg`), boxes from the WSOL metadata."""
-    choose_split({"val": None, "test": None}, split, "ilsvrc")
+    """ILSVRC 2012 for localisation: `train` = official training set (`train/<synset>/*.JPEG`), without boxes;
+    `test` = official validation set (`val/ILSVRC2012_val_*.JPEG`), `val` = ImageNetV2 (`val2/<class>/<n>.jpeg`), boxes
+    from the WSOL metadata."""
+    if choose_split({"train": True, "val": False, "test": False}, split, "ilsvrc"):
+        return imagenet(folder, "train")
     metadata = read_wsol_metadata(_metadata(folder) / "ILSVRC" / split)
     return _with_boxes(folder, metadata, list(range(len(metadata.ids))), imagenet_classes())
 
