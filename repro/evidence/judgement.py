@@ -16,6 +16,7 @@ from repro.evidence.comparison import CellComparison, compare
 from repro.evidence.equivalence import equivalence_test, rounding_half_width
 from repro.evidence.estimate import Estimate
 from repro.evidence.measurements import Measurements
+from repro.evidence.part_verdict import PartVerdict
 from repro.evidence.planning import Need, units_needed
 from repro.evidence.published import Paper, published_table
 from repro.evidence.record import Record
@@ -36,33 +37,6 @@ class CellVerdict:
     cell: CellComparison
     verdict: Verdict
     reason: str
-
-
-@dataclass(frozen=True)
-class PartVerdict:
-    """One requirement of a claim.
-
-    `verdict` speaks of the paper's own setting. Where that is `not_comparable`, `in_our_data` is what our data say
-    on the same ordering, None where nothing can be said (values, or two tables run on different data).
-    """
-
-    requirement: Requirement
-    verdict: Verdict
-    in_our_data: Verdict | None
-    quantity: Estimate | None
-    differences: tuple[Difference, ...] = ()
-
-    @property
-    def is_quoted(self) -> bool:
-        """Whether it is about a number the text quotes, not about an ordering."""
-        return isinstance(self.requirement, Equals)
-
-    @property
-    def judged(self) -> Verdict | None:
-        """The verdict by measured numbers, in whichever setting; None where there is none."""
-        if self.verdict in (Verdict.not_comparable, Verdict.not_run):
-            return self.in_our_data
-        return self.verdict
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from repro.evidence.cells import CellAddress
 from repro.evidence.claims import Claim
@@ -11,14 +10,12 @@ from repro.evidence.comparison import CellComparison, find_table
 from repro.evidence.equivalence import Equivalence
 from repro.evidence.estimate import Estimate
 from repro.evidence.labels import own_label
+from repro.evidence.part_verdict import PartVerdict
 from repro.evidence.planning import Need
 from repro.evidence.published import Metric
 from repro.evidence.requirements import Equals, Requirement
 from repro.evidence.settings import Difference
 from repro.evidence.verdicts import Verdict
-
-if TYPE_CHECKING:
-    from repro.evidence.judgement import PartVerdict
 
 
 def metric_of(address: CellAddress) -> Metric:

@@ -8,11 +8,15 @@ from typing import Any
 
 from repro.evidence.comparison import CellComparison
 
+# JupyterLab's own style aligns every cell to the right, and a cell's own is the only one it respects.
+_LEFT = 'style="text-align:left"'
+
 
 def key_value_table(caption: str, facts: Mapping[str, Any]) -> str:
     """A two-column table with row headers."""
     rows = "".join(
-        f'<tr><th scope="row">{escape(str(key))}</th><td>{escape(str(value))}</td></tr>' for key, value in facts.items()
+        f'<tr><th scope="row">{escape(str(key))}</th><td {_LEFT}>{escape(str(value))}</td></tr>'
+        for key, value in facts.items()
     )
     return f'<table class="facts"><caption>{escape(caption)}</caption><tbody>{rows}</tbody></table>'
 
@@ -24,11 +28,11 @@ def bullet_list(sentences: Sequence[str]) -> str:
 
 def data_table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A table whose first column holds the row headers; every cell is escaped."""
-    head = "".join(f'<th scope="col">{escape(str(column))}</th>' for column in columns)
+    head = "".join(f'<th scope="col" {_LEFT}>{escape(str(column))}</th>' for column in columns)
     body = "".join(
         "<tr>"
-        + f'<th scope="row">{escape(str(row[0]))}</th>'
-        + "".join(f"<td>{escape(str(cell))}</td>" for cell in row[1:])
+        + f'<th scope="row" {_LEFT}>{escape(str(row[0]))}</th>'
+        + "".join(f"<td {_LEFT}>{escape(str(cell))}</td>" for cell in row[1:])
         + "</tr>"
         for row in rows
     )

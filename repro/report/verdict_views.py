@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from repro.evidence.judgement import CellVerdict, ClaimVerdict, Judge, PartVerdict, margin_of
+from repro.evidence.judgement import CellVerdict, ClaimVerdict, Judge, margin_of
+from repro.evidence.part_verdict import PartVerdict
 from repro.evidence.published import rounding_interval
 from repro.evidence.reading_effects import ReadingEffect
 from repro.evidence.record import Record, records_in
