@@ -9,14 +9,11 @@ official test set and ILSVRC's official validation set.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from repro.errors import UserError
-
-WsolName = Literal["CUB", "ILSVRC", "OpenImages"]
 
 # CUB's corners are x + width, y + height, hence exclusive; ILSVRC's boxes come from annotations whose largest
 # corner is width - 1 (measured on all 80,477 boxes), hence inclusive.

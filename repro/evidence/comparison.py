@@ -12,8 +12,6 @@ from repro.evidence.labels import own_label
 from repro.evidence.published import Metric, PublishedCell, PublishedTable, published_table
 from repro.evidence.record import Record, Row, Setting
 
-PERCENT = "%"
-
 
 @dataclass(frozen=True)
 class CellComparison:
