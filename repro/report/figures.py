@@ -13,7 +13,7 @@ from PIL import Image
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442")
 HEATMAP = "cividis"
 """Sequential map for heat maps: even in lightness, the same for people with red–green blindness."""
-_PLOT_COLOURS = 1 << 14
+_PLOT_COLOURS = 1 << 11
 """More distinct colours than this are a photograph's or a heat map's, which a palette of 256 would band."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
