@@ -12,13 +12,12 @@ from collections.abc import Callable
 
 import torch
 
-from repro.data.image_set import ImageSet
+from repro.data.images import ImageSet
 from repro.evidence.speed import Comparison, SpeedRecord, compared, environment
 from repro.models import CAMNetwork, googlenet_cam, small_cam, vgg16_cam
 from repro.training import EGASettings, StepContext, TrainingSettings, prepare_network
 from repro.training.batches import Batches
-from repro.training.cam import loss_terms, transformed
-from repro.training.optimisation import sgd
+from repro.training.cam import loss_terms, sgd, transformed
 
 BUILDERS: dict[str, Callable[[int], CAMNetwork]] = {"small": small_cam, "vgg16": vgg16_cam, "googlenet": googlenet_cam}
 TARGET = 2.9

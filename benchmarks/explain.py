@@ -33,8 +33,8 @@ from torch import Tensor, nn
 
 from repro.evidence.speed import Comparison, RatioIs, SpeedRecord, compared, environment
 from repro.explain import SCORE_CAM_PRESETS, EngineSettings, GradCAM, ScoreCAM
-from repro.explain.layer_activation import forward_with_activation
-from repro.explain.masked_network import convert, fold_batch_norm, inference_copy
+from repro.explain.engine import convert, fold_batch_norm, inference_copy
+from repro.explain.layer import forward_with_activation
 from repro.explain.masked_scores import MaskRule, default_batch_size
 
 Liveness = Literal["few_dead", "many_dead"]

@@ -32,9 +32,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from repro.evidence.speed import Comparison, SpeedRecord, compared, environment
 from repro.models import lenet5
-from repro.training.cuda_cycle import Cycle
 from repro.training.dfg import DFGNetworks, build_networks, dfg_draws, update_cycle
 from repro.training.dfg_settings import DFGReadings, DFGSettings
+from repro.training.replicas import Cycle
 from repro.training.sampling import CycleDraws, ResidentData
 from repro.training.tasks import ReplicaTasks
 

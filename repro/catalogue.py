@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from repro.errors import UserError
-from repro.project import project_root, reports_root
+from repro.project import UserError, project_root, reports_root
 from repro.vocabulary import Preset
 
 PRESETS: tuple[Preset, ...] = get_args(Preset)

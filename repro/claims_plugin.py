@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from repro.evidence.stated import StatedCheck
+    from repro.evidence.judgement import StatedCheck
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -54,11 +54,9 @@ class _Statements(pytest.Collector):
             pytest.UsageError: the folder is not one of a preset, or the statements cannot be read.
         """
         from repro.catalogue import PRESETS
-        from repro.errors import UserError
-        from repro.evidence.judgement import Judge
+        from repro.evidence.judgement import Judge, check_stated, load_stated
         from repro.evidence.record import records_in
-        from repro.evidence.stated import check_stated, load_stated
-        from repro.project import project_root
+        from repro.project import UserError, project_root
 
         preset = next((name for name in PRESETS if name == folder.resolve().name), None)
         if preset is None or not folder.is_dir():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +12,205 @@ from typing import Annotated, Any, Literal, get_args
 
 import typer
 from rich.console import Console
+from rich.table import Table as RichTable
 
-from repro.catalogue import PRESETS, Preset, all_tables, nearest, select
-from repro.cli_runs import runs_app
-from repro.cli_train import train_app
-from repro.errors import UserError
-from repro.project import code_root
+from repro.catalogue import PRESETS, Preset, Table, all_tables, nearest, select
+from repro.evidence.record import Plan, Prediction
+from repro.project import UserError, code_root
+from repro.stored_runs import collect_garbage, find_run, remove_run, stored_runs
+
+# `repro plan`: predicted cost of tables on the device at hand.
+
+GIBIBYTE = 2**30
+
+
+def show_plan(tables: list[Table], preset: Preset, overrides: dict[str, object], steps: int, as_json: bool) -> None:
+    """Calibrate, print a table (or JSON) and write `reports/<preset>/plan.json`.
+
+    Raises:
+        UserError: the parameters of a table are not valid.
+    """
+    from repro.planning.cost import MODEL
+    from repro.planning.plan import make_plan
+
+    quiet = Console(stderr=True, highlight=False, soft_wrap=True)
+    plan = make_plan(
+        tables, preset, overrides, steps, lambda table: quiet.print(f"calibrating {table.id} …", markup=False)
+    )
+    path = plan.save()
+    console = Console(highlight=False, width=max(Console().width, 130))
+    if as_json:
+        print(plan.model_dump_json(indent=1))
+        return
+    console.print(plan_table(plan))
+    for id, found in plan.tables.items():
+        for note in found.notes:
+            console.print(f"{id}: {note}", markup=False, soft_wrap=True)
+    console.print(MODEL, markup=False, soft_wrap=True)
+    console.print(
+        "Not counted: starting kernels, making HTML, reading stored images, statistics over seeds. Trainings already "
+        f"in the run store are counted as if they were not. Written to {path}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def plan_table(plan: Plan) -> RichTable:
+    """One row per table and a sum."""
+    found = RichTable(title=f"Predicted cost, {plan.preset} preset")
+    found.add_column("table", no_wrap=True)
+    for name in ("time", "interval", "GPU hours", "GPU memory", "host memory ≤", "disk"):
+        found.add_column(name, justify="right", no_wrap=True)
+    for id, one in plan.tables.items():
+        found.add_row(id, *_cells(one))
+    for id, reason in plan.refused.items():
+        found.add_row(id, "cannot be calibrated", reason, *[""] * 4)
+    known = list(plan.tables.values())
+    if known:
+        hours = None if any(one.gpu_hours is None for one in known) else sum(one.gpu_hours or 0 for one in known)
+        found.add_section()
+        found.add_row(
+            "all, one after the other",
+            duration(sum(one.seconds for one in known)),
+            f"{duration(sum(one.low for one in known))} – {duration(sum(one.high for one in known))}",
+            _hours(hours),
+            "",
+            "",
+            size(sum(one.disk_bytes for one in known)),
+        )
+    return found
+
+
+def _cells(one: Prediction) -> list[str]:
+    memory = "no GPU here" if one.device_memory_bytes is None else size(one.device_memory_bytes)
+    return [
+        duration(one.seconds),
+        f"{duration(one.low)} – {duration(one.high)}",
+        _hours(one.gpu_hours),
+        memory,
+        size(one.host_memory_bytes),
+        size(one.disk_bytes),
+    ]
+
+
+def _hours(hours: float | None) -> str:
+    return "no GPU here" if hours is None else f"{hours:.1f}"
+
+
+def duration(seconds: float) -> str:
+    """In the largest unit that leaves a number above 1."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def size(count: int) -> str:
+    """Bytes in GiB or MiB."""
+    return f"{count / GIBIBYTE:.1f} GiB" if count >= GIBIBYTE else f"{count / 2**20:.1f} MiB"
+
+
+# `repro runs`: what the run store holds, and how to free its disk space.
+
+runs_app = typer.Typer(help="Trainings in the run store: states, sizes, removal.", no_args_is_help=True)
+
+Key = Annotated[str, typer.Argument(metavar="KEY", help="a run's key, or the beginning of it")]
+_MEGABYTE = 1e6
+
+
+@runs_app.command("list")
+def list_runs() -> None:
+    """List every run: key, state, size on disk, training time."""
+    runs = stored_runs()
+    for run in runs:
+        facts = f"{run.key:34} {run.state:12} {run.size / _MEGABYTE:8.1f} MB  {run.wall_seconds:8.1f} s"
+        console.print(facts + (f"  {run.error.splitlines()[0]}" if run.error else ""), markup=False)
+    console.print(f"{len(runs)} runs, {sum(run.size for run in runs) / _MEGABYTE:.1f} MB", markup=False)
+
+
+@runs_app.command("show")
+def show(key: Key) -> None:
+    """Show one run: state, checkpoints and its whole configuration."""
+    run = find_run(key)
+    console.print(f"{run.key}: {run.state}" + (f": {run.error}" if run.error else ""), markup=False)
+    console.print(f"{run.size / _MEGABYTE:.1f} MB in {run.folder}", markup=False)
+    console.print(f"checkpoints: {', '.join(run.checkpoints) or 'none'}", markup=False)
+    console.print(json.dumps(run.config, indent=1, ensure_ascii=False), markup=False)
+
+
+@runs_app.command("rm")
+def remove(keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="runs to delete")]) -> None:
+    """Delete runs with their results; what needs them trains again."""
+    for run in [find_run(key) for key in keys]:
+        remove_run(run)
+        console.print(f"removed {run.key}", markup=False)
+
+
+@runs_app.command("gc")
+def garbage() -> None:
+    """Delete what no run needs: files of killed processes, checkpoints of finished runs, empty runs."""
+    console.print(f"freed {collect_garbage() / _MEGABYTE:.1f} MB", markup=False)
+
+
+# `repro train`: the trainings of a notebook ahead of it, through the run store; EGA's on any number of devices.
+
+train_app = typer.Typer(help="Train what a notebook needs, ahead of it and on several devices.", no_args_is_help=True)
+
+
+TableName = Annotated[str, typer.Argument(metavar="TABLE", help="notebook, e.g. table6_components")]
+Assignments = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="replace one parameter")]
+Devices = Annotated[int, typer.Option("--devices", "-d", min=1, help="devices (GPUs, or CPU processes)")]
+
+
+@train_app.command("ega")
+def train_ega_tables(
+    table: TableName, preset: PresetOption = "paper", set_: Assignments = None, devices: Devices = 1
+) -> None:
+    """Train every network that notebook TABLE of EGA needs under a preset; finished trainings are not repeated.
+
+    The notebook run afterwards finds them in the run store. An interrupted command continues where it was.
+    """
+    if devices > 1 and not _launched():
+        raise typer.Exit(_torchrun(devices))
+    values = _values(f"ega/{table}", preset, set_)
+    from repro.studies.ega import train_trials
+
+    train_trials(f"ega/{table}", values, devices)
+
+
+@train_app.command("dfg")
+def train_dfg_tables(
+    table: TableName, preset: PresetOption = "paper", set_: Assignments = None, devices: Devices = 1
+) -> None:
+    """Train every network that notebook TABLE of DFG needs under a preset; finished trainings are not repeated.
+
+    One device: on a GPU as many trainings at once as its memory holds.
+    """
+    if devices > 1:
+        raise UserError(f"--devices {devices}: trainings of DFG are small and many; they share one device")
+    values = _values(f"dfg/{table}", preset, set_)
+    from repro.studies.dfg_accuracy import train_wanted
+
+    train_wanted(f"dfg/{table}", values)
+
+
+def _values(id: str, preset: str, assignments: list[str] | None) -> dict[str, Any]:
+    from repro.parameters import parse_assignment, preset_values
+
+    overrides: dict[str, Any] = dict(parse_assignment(text) for text in assignments or [])
+    return preset_values(Table(id), _preset(preset), overrides)
+
+
+def _launched() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def _torchrun(devices: int) -> int:
+    """This very command once per device; status of the first that failed."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
+    return subprocess.run([*launcher, "-m", "repro.cli", *sys.argv[1:]], check=False).returncode
+
 
 app = typer.Typer(
     help="Reproduction of EGA, DFG and ScoreCAM++: one notebook per table or figure.",
@@ -74,8 +269,7 @@ def run(
     only if every requested notebook has a valid record.
     """
     from repro.batch.cluster import run_on_cluster
-    from repro.batch.job import make_jobs
-    from repro.batch.run import run_and_report
+    from repro.batch.runner import make_jobs, run_and_report
     from repro.parameters import parse_assignment
 
     overrides: dict[str, Any] = dict(parse_assignment(text) for text in set_ or [])
@@ -104,7 +298,6 @@ def plan(
     Needs no data and spends nothing: stand-in images, random weights. `repro run` puts the prediction into the record
     beside what the run took.
     """
-    from repro.cli_plan import show_plan
     from repro.parameters import parse_assignment
 
     overrides: dict[str, Any] = dict(parse_assignment(text) for text in set_ or [])
@@ -120,7 +313,7 @@ app.add_typer(train_app, name="train")
 @data_app.command("list")
 def data_list() -> None:
     """List every data set with its licence, size and source."""
-    from repro.data import describe
+    from repro.data.preparation import describe
 
     for row in describe():
         console.print(f"{row['name']}: {row['title']}", style="bold", markup=False)
@@ -131,7 +324,8 @@ def data_list() -> None:
 @data_app.command("check")
 def data_check(names: Names = None) -> None:
     """Check files against counts and checksums; no NAME means all. Status 1 if one of the named is not usable."""
-    from repro.data import ENTRIES, check
+    from repro.data.entries import ENTRIES
+    from repro.data.preparation import check
 
     results = [check(name) for name in names or ENTRIES]
     for result in results:
@@ -145,7 +339,7 @@ def data_prepare(
     source: Annotated[Path | None, typer.Option("--from", help="folder that holds the archives, at any depth")] = None,
 ) -> None:
     """Unpack and verify data sets below REPRO_DATA, from a folder of archives or by torchvision's download."""
-    from repro.data import prepare
+    from repro.data.preparation import prepare
 
     for name in names:
         console.print(str(prepare(name, source)), markup=False)
@@ -162,7 +356,7 @@ def verdicts(
     A smoke run never gets a verdict. `--state` fixes what the README may say; `pytest --claims reports/quick` checks
     it later.
     """
-    from repro.report.terminal import print_verdicts, state_verdicts
+    from repro.report.verdict_views import print_verdicts, state_verdicts
 
     chosen = _preset(preset)
     print_verdicts(chosen, paper or [], console)
@@ -176,14 +370,15 @@ def report(preset: PresetOption = "smoke") -> None:
 
     Nothing is run.
     """
-    from repro.batch.run import rebuild_report
+    from repro.batch.runner import rebuild_report
 
     chosen = _preset(preset)
     console.print(f"dashboard: {rebuild_report(chosen)}")
     if chosen != "smoke":
-        from repro.readme import update_readme
+        from repro.data import describe
+        from repro.report.readme import update_readme
 
-        console.print(f"tables of {update_readme()} rebuilt", markup=False)
+        console.print(f"tables of {update_readme(describe())} rebuilt", markup=False)
 
 
 @app.command()

@@ -29,8 +29,8 @@ from pydantic import (
 )
 
 from repro.catalogue import Table, nearest
-from repro.errors import UserError
 from repro.files import content_hash
+from repro.project import UserError
 from repro.vocabulary import (
     ArchitectureName,
     CAMMethod,

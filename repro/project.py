@@ -6,6 +6,12 @@ import os
 from functools import cache
 from pathlib import Path
 
+# The one error class that is shown to people without a traceback.
+
+
+class UserError(ValueError):
+    """Something the user gave cannot be used; the message names it, says what was expected and what to do."""
+
 
 @cache
 def code_root() -> Path:

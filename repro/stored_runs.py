@@ -16,9 +16,8 @@ from typing import Any, Literal, get_args
 from filelock import FileLock, Timeout
 
 from repro.catalogue import nearest
-from repro.errors import UserError
 from repro.files import is_locked, read_json, remove_temporary_files
-from repro.project import runs_root
+from repro.project import UserError, runs_root
 
 LOCK = "lock"
 CONFIG = "config.json"

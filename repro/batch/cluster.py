@@ -19,13 +19,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 from rich.console import Console
 
-from repro.batch.job import Job
-from repro.batch.run import rebuild_page
+from repro.batch.runner import Job, rebuild_page
 from repro.catalogue import Preset, Table
-from repro.errors import UserError
 from repro.files import write_json
 from repro.parameters import read_yaml
-from repro.project import code_root, reports_root
+from repro.project import UserError, code_root, reports_root
 
 Executor = Literal["snakemake", "slurm"]
 _HERE = Path(__file__).parent
@@ -103,7 +101,7 @@ def run_on_cluster(
     for table in missing:
         rebuild_page(table, preset)  # Snakemake deletes the page of a failed job, which tells what went wrong
         console.print(f"failed: {table.id}: see {table.report(preset) / 'index.html'}", markup=False)
-    from repro.report.dashboard import write_dashboard
+    from repro.report.pages import write_dashboard
 
     dashboard = write_dashboard(preset)
     console.print(f"{len(jobs) - len(missing)} of {len(jobs)} records valid; dashboard: {dashboard}", markup=False)

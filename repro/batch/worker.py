@@ -23,10 +23,8 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from repro.batch.job import Job
-from repro.batch.runner import RUNNER_PID
-from repro.evidence.attempt import LOCK_NAME, Attempt, State
-from repro.evidence.record import FILE_NAME, InvalidRecord, load_record
+from repro.batch.runner import RUNNER_PID, Job
+from repro.evidence.record import LOCK_NAME, RECORD_FILE, Attempt, InvalidRecord, State, load_record
 from repro.files import remove_temporary_files, write_text
 from repro.project import project_root
 from repro.report.html import export_notebook
@@ -130,7 +128,7 @@ def _record_problem(job: Job) -> str:
     except InvalidRecord as problem:
         return str(problem)
     if record.run_id != job.run_id:
-        return f"the notebook ended without writing {FILE_NAME}; the one present is from an earlier run"
+        return f"the notebook ended without writing {RECORD_FILE}; the one present is from an earlier run"
     return ""
 
 

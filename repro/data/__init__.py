@@ -1,13 +1,18 @@
 """Data sets: registry, embedded sets, preparation from archives, integrity."""
 
-from repro.data.archives import DamagedArchiveError, UnsafeArchiveError
 from repro.data.entries import ENTRIES
-from repro.data.image_set import BadImage, ImageSet
-from repro.data.images import UnreadableImageError, read_image
-from repro.data.labels import label_map
+from repro.data.images import BadImage, ImageSet, UnreadableImageError, label_map, read_image
 from repro.data.listing import DamagedFileError, DamagedImageError, UnknownSplitError
 from repro.data.load import MissingDataError, data_path, load_dataset
-from repro.data.preparation import CheckResult, PrepareError, check, describe, prepare
+from repro.data.preparation import (
+    CheckResult,
+    DamagedArchiveError,
+    PrepareError,
+    UnsafeArchiveError,
+    check,
+    describe,
+    prepare,
+)
 from repro.data.registry import DatasetEntry, UnknownDatasetError
 from repro.data.scenes import load_scenes
 from repro.data.wsol_metadata import MetadataError, WsolMetadata, read_wsol_metadata

@@ -3,18 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from repro.data import entries_arrays, entries_images
-from repro.data.font_digits import COUNTS as FONT_DIGIT_COUNTS
-from repro.data.font_digits import load_font_digits
-from repro.data.garments import COUNTS as GARMENT_COUNTS
-from repro.data.garments import DEFAULT_SIZE as GARMENT_SIZE
-from repro.data.garments import load_garment_scenes
-from repro.data.image_set import ImageSet
+from repro.data import entries_arrays, entries_images, readers
+from repro.data.font_digits import FONT_DIGIT_COUNTS, load_font_digits
+from repro.data.images import ImageSet
 from repro.data.listing import load_listing
-from repro.data.readers import arrays
 from repro.data.registry import DatasetEntry, LoadRequest
-from repro.data.scenes import COUNTS as SCENE_COUNTS
-from repro.data.scenes import load_scenes
+from repro.data.scenes import DEFAULT_SIZE as GARMENT_SIZE
+from repro.data.scenes import GARMENT_COUNTS, SCENE_COUNTS, load_garment_scenes, load_scenes
 
 _OWN = "rendered by this project; MIT"
 
@@ -32,7 +27,7 @@ def _font_digits(request: LoadRequest) -> ImageSet:
 
 
 def _digits(request: LoadRequest) -> ImageSet:
-    return load_listing("digits", arrays.sklearn_digits(Path(), request.split), request, 8, "squash", False)
+    return load_listing("digits", readers.sklearn_digits(Path(), request.split), request, 8, "squash", False)
 
 
 def _garments(request: LoadRequest) -> ImageSet:
@@ -77,7 +72,7 @@ _EMBEDDED = (
         name="garment_scenes",
         title="Fashion-MNIST garments composed over photographs, exact masks and boxes, 96x96",
         licence="Fashion-MNIST MIT; photographs under their own terms (non-commercial research)",
-        homepage="repro/data/garments.py",
+        homepage="repro/data/scenes.py",
         splits=GARMENT_COUNTS,
         loader=_garments,
         instructions="Composed when used. Prepare fashion_mnist and imagenet_sample.",

@@ -1,7 +1,7 @@
 """Registry entries of the small-image sets: MNIST family, CIFAR-10 and its relatives, SVHN, STL-10."""
 
+from repro.data import readers
 from repro.data.listing import stored_loader
-from repro.data.readers import arrays, folders
 from repro.data.registry import Archive, Contents, DatasetEntry, Edition
 
 
@@ -29,7 +29,7 @@ ENTRIES: tuple[DatasetEntry, ...] = (
         licence="CC BY-SA 3.0",
         homepage="http://yann.lecun.com/exdb/mnist/",
         splits={"train": 60_000, "test": 10_000},
-        loader=stored_loader("mnist", arrays.mnist, 28),
+        loader=stored_loader("mnist", readers.mnist, 28),
         editions=(Edition("official", _idx_archives(_MNIST, "https://ossci-datasets.s3.amazonaws.com/mnist/")),),
         contents=tuple(Contents(file, (1,)) for file in _MNIST),
         instructions="repro data prepare mnist (downloads 11 MB), or --from a folder with the four .gz files.",
@@ -40,7 +40,7 @@ ENTRIES: tuple[DatasetEntry, ...] = (
         licence="MIT",
         homepage="https://github.com/zalandoresearch/fashion-mnist",
         splits={"train": 60_000, "test": 10_000},
-        loader=stored_loader("fashion_mnist", arrays.fashion_mnist, 28),
+        loader=stored_loader("fashion_mnist", readers.fashion_mnist, 28),
         editions=(
             Edition(
                 "official",
@@ -56,7 +56,7 @@ ENTRIES: tuple[DatasetEntry, ...] = (
         licence="US government work; cite Cohen et al. 2017",
         homepage="https://www.nist.gov/itl/products-and-services/emnist-dataset",
         splits={"train": 240_000, "test": 40_000},
-        loader=stored_loader("emnist_digits", arrays.emnist_digits, 28),
+        loader=stored_loader("emnist_digits", readers.emnist_digits, 28),
         editions=(
             Edition(
                 "official",
@@ -79,7 +79,7 @@ ENTRIES: tuple[DatasetEntry, ...] = (
         licence="research use, cite Krizhevsky 2009",
         homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
         splits={"train": 50_000, "test": 10_000},
-        loader=stored_loader("cifar10", arrays.cifar10, 32),
+        loader=stored_loader("cifar10", readers.cifar10, 32),
         editions=(
             Edition(
                 "official",
@@ -101,7 +101,7 @@ ENTRIES: tuple[DatasetEntry, ...] = (
         licence="research use, cite Krizhevsky 2009",
         homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
         splits={"train": 50_000, "test": 10_000},
-        loader=stored_loader("cifar10_jpg", folders.cifar10_jpg, 32),
+        loader=stored_loader("cifar10_jpg", readers.cifar10_jpg, 32),
         editions=(
             Edition(
                 "JPEG copy",
@@ -122,7 +122,7 @@ ENTRIES: tuple[DatasetEntry, ...] = (
         licence="non-commercial research",
         homepage="http://ufldl.stanford.edu/housenumbers/",
         splits={"train": 73_257, "test": 26_032},
-        loader=stored_loader("svhn", arrays.svhn, 32),
+        loader=stored_loader("svhn", readers.svhn, 32),
         editions=(
             Edition(
                 "official",
@@ -149,7 +149,7 @@ ENTRIES: tuple[DatasetEntry, ...] = (
         licence="ImageNet terms: non-commercial research",
         homepage="https://cs.stanford.edu/~acoates/stl10/",
         splits={"train": 5_000, "test": 8_000},
-        loader=stored_loader("stl10", arrays.stl10, 96),
+        loader=stored_loader("stl10", readers.stl10, 96),
         editions=(
             Edition(
                 "official",
@@ -172,7 +172,7 @@ ENTRIES: tuple[DatasetEntry, ...] = (
         licence="MIT; images under ImageNet terms",
         homepage="https://datashare.ed.ac.uk/handle/10283/3192",
         splits={"train": 90_000, "val": 90_000, "test": 90_000},
-        loader=stored_loader("cinic10", folders.cinic10, 32, cached=True),
+        loader=stored_loader("cinic10", readers.cinic10, 32, cached=True),
         editions=(
             Edition(
                 "official",

@@ -1,7 +1,7 @@
 """Registry entries of the photograph sets, of localisation data, and of metadata and weights."""
 
+from repro.data import readers
 from repro.data.listing import stored_loader
-from repro.data.readers import annotated, folders
 from repro.data.registry import Archive, Contents, DatasetEntry, Edition
 
 _RESEARCH = "non-commercial research"
@@ -14,7 +14,7 @@ _PHOTOGRAPHS = (
         licence="Kaggle / Asirra research use",
         homepage="https://www.kaggle.com/c/dogs-vs-cats",
         splits={"train": 20_000, "test": 5_000},
-        loader=stored_loader("dogs_vs_cats", folders.dogs_vs_cats, 224),
+        loader=stored_loader("dogs_vs_cats", readers.dogs_vs_cats, 224),
         editions=(
             Edition("Kaggle", (Archive("train.zip"),)),
             Edition(
@@ -36,7 +36,7 @@ _PHOTOGRAPHS = (
         licence="CC BY-SA 4.0",
         homepage="https://www.robots.ox.ac.uk/~vgg/data/pets/",
         splits={"train": 3_680, "test": 3_669},
-        loader=stored_loader("oxford_pets", annotated.oxford_pets, 224, cached=True),
+        loader=stored_loader("oxford_pets", readers.oxford_pets, 224, cached=True),
         editions=(
             Edition(
                 "official",
@@ -68,7 +68,7 @@ _PHOTOGRAPHS = (
         licence="CC BY 4.0",
         homepage="https://data.caltech.edu/records/20087",
         splits={"train": 15_420, "test": 5_140},
-        loader=stored_loader("caltech256", folders.caltech256, 224, cached=True),
+        loader=stored_loader("caltech256", readers.caltech256, 224, cached=True),
         editions=(
             Edition(
                 "official",
@@ -90,7 +90,7 @@ _PHOTOGRAPHS = (
         licence="images belong to foodspotting.com's users; research use",
         homepage="https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
         splits={"train": 75_750, "test": 25_250},
-        loader=stored_loader("food101", folders.food101, 224, cached=True),
+        loader=stored_loader("food101", readers.food101, 224, cached=True),
         editions=(
             Edition(
                 "official",
@@ -118,7 +118,7 @@ _IMAGENET = (
         licence=_RESEARCH,
         homepage="https://image-net.org/",
         splits={"test": 50_000},
-        loader=stored_loader("imagenet", folders.imagenet, 224, cached=True),
+        loader=stored_loader("imagenet", readers.imagenet, 224, cached=True),
         contents=(Contents("val/n*/*.JPEG"),),
         instructions="Sign in at image-net.org, get ILSVRC2012_img_val.tar, sort it into folders val/<synset>/ and "
         "put (or link) val into the folder imagenet of the data root.",
@@ -129,7 +129,7 @@ _IMAGENET = (
         licence=_RESEARCH,
         homepage="https://image-net.org/",
         splits={"test": 900},
-        loader=stored_loader("imagenet_sample", folders.imagenet_sample, 224, cached=True),
+        loader=stored_loader("imagenet_sample", readers.imagenet_sample, 224, cached=True),
         editions=(
             Edition(
                 "900 images",
@@ -150,7 +150,7 @@ _IMAGENET = (
         licence="ImageNet terms: non-commercial research",
         homepage="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
         splits={"test": 10_000},
-        loader=stored_loader("tiny_imagenet", annotated.tiny_imagenet, 64),
+        loader=stored_loader("tiny_imagenet", readers.tiny_imagenet, 64),
         editions=(
             Edition(
                 "validation part",
@@ -181,7 +181,7 @@ _LOCALISATION = (
         licence=_RESEARCH,
         homepage="https://data.caltech.edu/records/65de6-vp158",
         splits={"train": 5_994, "val": 1_000, "test": 5_794},
-        loader=stored_loader("cub", annotated.cub, 224, "squash", cached=True),
+        loader=stored_loader("cub", readers.cub, 224, "squash", cached=True),
         editions=(
             Edition("official", (Archive("CUB_200_2011.tgz", md5="97eceeb196236b17998738112f37df78"),)),
             Edition(
@@ -207,7 +207,7 @@ _LOCALISATION = (
         licence=_RESEARCH,
         homepage="https://image-net.org/",
         splits={"train": 1_281_167, "val": 10_000, "test": 50_000},
-        loader=stored_loader("ilsvrc", annotated.ilsvrc, 224, "squash", cached=True),
+        loader=stored_loader("ilsvrc", readers.ilsvrc, 224, "squash", cached=True),
         editions=(
             Edition(
                 "official",
@@ -226,7 +226,7 @@ _LOCALISATION = (
         licence="images CC BY 2.0, masks CC BY 4.0",
         homepage="https://github.com/clovaai/wsolevaluation",
         splits={"train": 29_819, "val": 2_500, "test": 5_000},
-        loader=stored_loader("openimages30k", annotated.openimages30k, 224, "squash", cached=True),
+        loader=stored_loader("openimages30k", readers.openimages30k, 224, "squash", cached=True),
         editions=(Edition("official", (Archive("OpenImages_images.zip"), Archive("OpenImages_annotations.zip"))),),
         contents=(
             *(Contents(f"{split}/*/*.jpg") for split in ("train", "val", "test")),

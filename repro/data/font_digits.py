@@ -12,11 +12,10 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from repro.data.image_set import ImageSet
-from repro.data.labels import DIGITS
+from repro.data.images import DIGITS, ImageSet
 from repro.data.scenes import SPLITS
 
-COUNTS: dict[str, int] = {"train": 4000, "val": 500, "test": 1000}
+FONT_DIGIT_COUNTS: dict[str, int] = {"train": 4000, "val": 500, "test": 1000}
 _CANVAS = 96
 
 
@@ -30,7 +29,7 @@ def load_font_digits(split: str = "train", limit: int | None = None, size: int =
         raise ValueError(f"split={split!r} of 'font_digits': expected one of {', '.join(SPLITS)}")
     if size < 8 or (limit is not None and limit < 1):
         raise ValueError(f"size={size}, limit={limit}: expected size >= 8 and limit >= 1 or None")
-    count = COUNTS[split] if limit is None else limit
+    count = FONT_DIGIT_COUNTS[split] if limit is None else limit
     grey = np.stack([render_digit(split, seed, index, size) for index in range(count)])
     return ImageSet(
         name="font_digits",

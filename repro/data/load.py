@@ -5,12 +5,10 @@ from pathlib import Path
 from typing import get_args
 
 from repro.data.entries import ENTRIES
-from repro.data.image_set import ImageSet
-from repro.data.images import Fit
+from repro.data.images import Fit, ImageSet
 from repro.data.preparation import check
 from repro.data.registry import LoadRequest, OnBadImage, find_entry
-from repro.errors import UserError
-from repro.project import data_root
+from repro.project import UserError, data_root
 
 
 class MissingDataError(UserError):

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from repro.data.image_set import ImageSet
-from repro.data.images import Fit
-from repro.errors import UserError
+from repro.data.images import Fit, ImageSet
+from repro.project import UserError
 
 OnBadImage = Literal["stop", "skip"]
 

@@ -10,20 +10,86 @@ geometry is in units of the image side and drawn before the pixel noise, so size
 """
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image
+from scipy.ndimage import binary_closing, binary_fill_holes
 
-from repro.data.emblems import EMBLEMS
-from repro.data.image_set import ImageSet
+from repro.data import readers
+from repro.data.images import FASHION_MNIST, ImageSet
+from repro.data.listing import choose_split
+
+# The eight class-specific emblems of the part-whole scenes, each a coverage mask on a disc of radius 1.
+
+Plane = Float[np.ndarray, "s s"]
+Emblem = Callable[[Plane, Plane, float], Plane]
+"""`(u, v, edge) -> coverage in 0..1`; `u, v` in units of the radius, `edge` the width of one pixel."""
+
+
+def _soft(inside: Plane, edge: float) -> Plane:
+    """Coverage from a signed distance that is positive inside."""
+    return np.clip(0.5 + inside / np.float32(edge), 0.0, 1.0)
+
+
+def _star(u: Plane, v: Plane, edge: float) -> Plane:
+    # Mirrored into one tenth of the turn, a five-pointed star is one straight edge from tip to notch.
+    turn = np.mod(np.arctan2(u, -v) + math.pi / 5, 2 * math.pi / 5) - math.pi / 5
+    radius = np.hypot(u, v)
+    x, y = radius * np.cos(turn), radius * np.sin(np.abs(turn))
+    tip, notch = (0.88, 0.0), (0.34 * math.cos(math.pi / 5), 0.34 * math.sin(math.pi / 5))
+    dx, dy = notch[0] - tip[0], notch[1] - tip[1]
+    return _soft((dx * (y - tip[1]) - dy * (x - tip[0])) / -math.hypot(dx, dy), edge)
+
+
+def _cross(u: Plane, v: Plane, edge: float) -> Plane:
+    return _soft(0.2 - np.minimum(np.abs(u), np.abs(v)), edge)
+
+
+def _ring(u: Plane, v: Plane, edge: float) -> Plane:
+    return _soft(0.18 - np.abs(np.hypot(u, v) - 0.55), edge)
+
+
+def _triangle(u: Plane, v: Plane, edge: float) -> Plane:
+    return _soft(np.minimum(0.45 - v, 0.4 + v / 2 - np.abs(u) * math.sqrt(3) / 2), edge)
+
+
+def _checker(u: Plane, v: Plane, edge: float) -> Plane:
+    return _soft(np.sin(1.5 * math.pi * u) * np.sin(1.5 * math.pi * v) * 0.3, edge)
+
+
+def _stripes(_: Plane, v: Plane, edge: float) -> Plane:
+    return _soft(np.cos(2.5 * math.pi * v) * 0.2, edge)
+
+
+def _crescent(u: Plane, v: Plane, edge: float) -> Plane:
+    return _soft(np.minimum(0.8 - np.hypot(u, v), np.hypot(u - 0.4, v) - 0.62), edge)
+
+
+def _half(_: Plane, v: Plane, edge: float) -> Plane:
+    return _soft(v, edge)
+
+
+EMBLEMS: dict[str, Emblem] = {
+    "star": _star,
+    "cross": _cross,
+    "ring": _ring,
+    "triangle": _triangle,
+    "checker": _checker,
+    "stripes": _stripes,
+    "crescent": _crescent,
+    "half": _half,
+}
+
 
 SPLITS = ("train", "val", "test")
 CLASSES: list[str] = list(EMBLEMS)
-COUNTS: dict[str, int] = {"train": 2000, "val": 400, "test": 600}
+SCENE_COUNTS: dict[str, int] = {"train": 2000, "val": 400, "test": 600}
 
-Plane = Float[np.ndarray, "s s"]
 Canvas = Float[np.ndarray, "s s 3"]
 Mask = Bool[np.ndarray, "s s"]
 Point = Float[np.ndarray, "2"]
@@ -66,7 +132,7 @@ def load_scenes(
         ValueError: unknown split, size below 32, `limit` below 1 or `objects` not 1 or 2.
     """
     _check_arguments(split, limit, size, objects)
-    count = COUNTS[split] if limit is None else limit
+    count = SCENE_COUNTS[split] if limit is None else limit
     scenes = [render_scene(split, seed, index, size, objects) for index in range(count)]
     return ImageSet(
         name="scenes" if objects == 1 else "scenes_two_objects",
@@ -212,5 +278,122 @@ def _paint(canvas: Canvas, alpha: Plane, colour: Float[np.ndarray, "*shape"]) ->
 
 def _box(mask: Mask) -> list[int]:
     """Tight half-open box of a mask."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
+
+
+# Garment scenes: real Fashion-MNIST garments composed over real photographs, with exact masks and boxes.
+#
+# Real pixels with ground truth as exact as a rendering's, for weakly supervised localisation at small cost. Garments of
+# `train` come from Fashion-MNIST's training images, those of `test` from its test images; photographs are
+# split by the parity of their position, so no garment and no photograph is in both. `val` is held out from training as
+# scenes, not as garments or photographs: it draws from the same ones as `train`, so it can choose a threshold but says
+# nothing about new images. Image `index` of `(split, seed)` does not depend on how many are drawn.
+
+DEFAULT_SIZE = 96
+GARMENT_COUNTS = {"train": 6000, "val": 1000, "test": 2000}
+_STREAM = {"train": 21, "test": 22, "val": 23}
+# The ground of Fashion-MNIST is 0 with a faint halo of single-digit values; above this a pixel is garment.
+_THRESHOLD = 16
+
+
+def load_garment_scenes(
+    root: Path, split: str = "test", limit: int | None = None, size: int = DEFAULT_SIZE, seed: int = 0
+) -> ImageSet:
+    """Compose the first `limit` (default 6000 / 1000 / 2000) scenes of the stream `(split, seed)`, classes in turn.
+
+    Args:
+        root: data root with `fashion_mnist` and `imagenet_sample`.
+        size: side of the square images; garments are enlarged 1 to 2.5 times at 96 and in proportion otherwise.
+
+    Raises:
+        ValueError: unknown split, or a size below 64.
+        FileNotFoundError: one of the two sets is not there.
+    """
+    if size < 64:
+        raise ValueError(f"size={size}: garment scenes need at least 64 pixels")
+    all_scenes = choose_split(GARMENT_COUNTS, split, "garment_scenes")
+    count = all_scenes if limit is None else limit
+    garments = readers.fashion_mnist(root / "fashion_mnist", "test" if split == "test" else "train")
+    members = [np.flatnonzero(garments.labels == label) for label in range(len(FASHION_MNIST))]
+    photographs = _Photographs(root, split)
+    images = np.empty((count, 3, size, size), np.uint8)
+    masks = np.empty((count, size, size), bool)
+    for index in range(count):
+        rng = np.random.default_rng([_STREAM[split], seed, index])
+        garment = garments.read(int(rng.choice(members[index % len(members)]))).image[..., 0]
+        ground = photographs.crop(rng, size)
+        image, masks[index] = compose(ground, garment, rng)
+        images[index] = image.transpose(2, 0, 1)
+    return ImageSet(
+        name="garment_scenes",
+        split=split,
+        images=torch.from_numpy(images),
+        labels=torch.arange(count) % len(FASHION_MNIST),
+        classes=FASHION_MNIST,
+        ids=[f"{split}-{seed}-{index}" for index in range(count)],
+        boxes=[torch.tensor([_garment_box(mask)]) for mask in masks],
+        masks=torch.from_numpy(masks),
+    )
+
+
+def compose(
+    ground: UInt8[np.ndarray, "s s 3"], garment: UInt8[np.ndarray, "28 28"], rng: np.random.Generator
+) -> tuple[UInt8[np.ndarray, "s s 3"], Bool[np.ndarray, "s s"]]:
+    """Put one garment over a photograph: enlarged, mirrored at random, tinted, anywhere inside.
+
+    The mask is where the garment covers at least half of a pixel; enclosed holes belong to the garment.
+    """
+    size = len(ground)
+    side = round(28 * rng.uniform(1.0, 2.5) * size / 96)
+    left, top = rng.integers(0, size - side + 1, 2)
+    if rng.random() < 0.5:
+        garment = garment[:, ::-1]
+    cover = _enlarge(_silhouette(garment).astype(np.uint8) * 255, side) / 255.0
+    light = _enlarge(garment, side) / 255.0
+    tint = rng.uniform(0.35, 1.0, 3).astype(np.float32)
+    colour = (0.15 + 0.85 * light)[..., None] * tint * 255.0
+    patch = ground[top : top + side, left : left + side]
+    blended = patch + cover[..., None] * (colour - patch)
+    image, mask = ground.copy(), np.zeros((size, size), bool)
+    image[top : top + side, left : left + side] = np.rint(np.clip(blended, 0, 255)).astype(np.uint8)
+    mask[top : top + side, left : left + side] = cover >= 0.5
+    return image, mask
+
+
+class _Photographs:
+    """Random square crops of the photographs of one split; each photograph is read at most once."""
+
+    def __init__(self, root: Path, split: str) -> None:
+        self._listing = readers.imagenet_sample(root / "imagenet_sample", "test")
+        parity = 1 if split == "test" else 0
+        self._members = np.arange(parity, len(self._listing.ids), 2)
+        self._seen: dict[int, UInt8[np.ndarray, "h w 3"]] = {}
+
+    def crop(self, rng: np.random.Generator, size: int) -> UInt8[np.ndarray, "s s 3"]:
+        """A square of at least half the short side, resampled to `size`."""
+        index = int(rng.choice(self._members))
+        if index not in self._seen:
+            self._seen[index] = self._listing.read(index).image
+        image = self._seen[index]
+        height, width = image.shape[:2]
+        side = int(min(height, width) * rng.uniform(0.5, 1.0))
+        left, top = rng.integers(0, width - side + 1), rng.integers(0, height - side + 1)
+        box = (int(left), int(top), int(left) + side, int(top) + side)
+        return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box=box))
+
+
+def _silhouette(garment: UInt8[np.ndarray, "28 28"]) -> Bool[np.ndarray, "28 28"]:
+    """Pixels of the garment; cracks one pixel wide are closed and enclosed holes (dark fabric) filled."""
+    closed = binary_closing(np.pad(garment > _THRESHOLD, 2), np.ones((3, 3), bool))
+    return binary_fill_holes(closed)[2:-2, 2:-2]
+
+
+def _enlarge(pixels: UInt8[np.ndarray, "28 28"], side: int) -> Float[np.ndarray, "side side"]:
+    image = Image.fromarray(np.ascontiguousarray(pixels)).resize((side, side), Image.Resampling.BILINEAR)
+    return np.asarray(image, np.float32)
+
+
+def _garment_box(mask: Bool[np.ndarray, "s s"]) -> list[int]:
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]

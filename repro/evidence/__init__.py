@@ -1,9 +1,10 @@
 """Published numbers, claims, readings, records, statistics and verdicts."""
 
-from repro.evidence.cells import CellAddress
 from repro.evidence.claims import Claim, claims_for, load_claims, lookup_in, published_estimates
-from repro.evidence.estimate import Estimate
+from repro.evidence.decisions import Verdict, decide
+from repro.evidence.intervals import Estimate
 from repro.evidence.published import (
+    CellAddress,
     PublishedTable,
     grim_consistent,
     load_published,
@@ -12,7 +13,6 @@ from repro.evidence.published import (
 )
 from repro.evidence.readings import Reading, drift, load_readings, readings_for
 from repro.evidence.requirements import ClaimOutcome, Evidence
-from repro.evidence.verdicts import Verdict, decide
 
 __all__ = [
     "CellAddress",

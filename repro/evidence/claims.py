@@ -10,9 +10,17 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, model_validator
 
-from repro.evidence.cells import CellAddress, SettingValue
-from repro.evidence.estimate import Estimate
-from repro.evidence.published import PAPERS, Paper, Setting, StrictModel, TableId, load_published
+from repro.evidence.intervals import Estimate
+from repro.evidence.published import (
+    PAPERS,
+    CellAddress,
+    Paper,
+    Setting,
+    SettingValue,
+    StrictModel,
+    TableId,
+    load_published,
+)
 from repro.evidence.requirements import (
     ClaimOutcome,
     Direction,

@@ -10,10 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from repro.evidence.bootstrap import bootstrap_statistic, weighted_mean
-from repro.evidence.estimate import Estimate
 from repro.evidence.improvement import probability_of_improvement
-from repro.evidence.intervals import crossed_bounds, image_interval, student_bounds, unpaired_interval
+from repro.evidence.intervals import (
+    Estimate,
+    bootstrap_statistic,
+    crossed_bounds,
+    image_interval,
+    student_bounds,
+    unpaired_interval,
+    weighted_mean,
+)
 
 Floats = NDArray[np.float64]
 Rng = np.random.Generator

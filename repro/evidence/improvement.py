@@ -5,9 +5,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from repro.evidence.bootstrap import resample_weights
-from repro.evidence.checks import check_level, finite_array
-from repro.evidence.estimate import Estimate
+from repro.evidence.intervals import Estimate, check_level, finite_array, resample_weights
 
 
 def probability_of_improvement(

@@ -9,21 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
-from repro.evidence.cells import CellAddress
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
 from repro.evidence.claims import Claim, claims_for, load_claims
-from repro.evidence.comparison import CellComparison, compare
-from repro.evidence.equivalence import equivalence_test, rounding_half_width
-from repro.evidence.estimate import Estimate
-from repro.evidence.measurements import Measurements
-from repro.evidence.part_verdict import PartVerdict
-from repro.evidence.planning import Need, units_needed
-from repro.evidence.published import Paper, published_table
+from repro.evidence.comparison import CellComparison, Measurements, Need, compare, units_needed
+from repro.evidence.decisions import (
+    Verdict,
+    equivalence_test,
+    mean_p_value,
+    multiple_comparison_note,
+    rounding_half_width,
+)
+from repro.evidence.intervals import Estimate
+from repro.evidence.published import PAPERS, CellAddress, Paper, published_table
 from repro.evidence.record import Record
 from repro.evidence.requirements import Equals, Exceeds, Requirement
-from repro.evidence.sentences import cell_sentence, claim_sentence
+from repro.evidence.sentences import PartVerdict, cell_sentence, claim_sentence
 from repro.evidence.settings import Difference, decisive_differences, expected_source, source_differences
-from repro.evidence.verdicts import Verdict
+from repro.files import write_text
+from repro.project import UserError
+from repro.vocabulary import Preset
 
 SMOKE_REASON = "A smoke run checks the plumbing on embedded data; it never gets a verdict."
 PERCENT_MARGIN = 1.0
@@ -237,3 +246,93 @@ def _favour(part: PartVerdict) -> float:
     if isinstance(part.requirement, Equals) and part.in_our_data is None:
         return -abs(part.quantity.value - float(part.requirement.quoted))
     return part.quantity.value - margin_of(part.requirement)
+
+
+# The note on multiple comparisons that stands under every table of verdicts.
+
+
+def comparison_note(verdicts: Sequence[ClaimVerdict], measured: Measurements) -> str:
+    """How many of the distinct paired comparisons behind `verdicts` stand alone, by chance, and after Holm.
+
+    Empty where no comparison is paired.
+    """
+    orderings = (direction_of(part.requirement) for verdict in verdicts for part in verdict.judged_parts)
+    cells = {ordering.cells for ordering in orderings if ordering is not None}
+    pairs = [measured.pairs(*sorted(both)) for both in {frozenset(c) for c in cells} if len(both) == 2]
+    p_values = [mean_p_value(pair.values) for pair in pairs if pair is not None]
+    return multiple_comparison_note(p_values) if p_values else ""
+
+
+# What we ourselves state in the README, machine-readable (`docs/stated.yaml`), held against the records.
+
+Stated = dict[Preset, dict[str, Literal["supported", "contradicted", "inconclusive"]]]
+_OPPOSITE = {Verdict.supported: Verdict.contradicted, Verdict.contradicted: Verdict.supported}
+_HEADER = """# What the README states about the claims, per preset: claim id → verdict over the judged comparisons.
+# Written by `repro verdicts --state`; `pytest --claims reports/<preset>` fails where the records say the opposite.
+"""
+
+
+@dataclass(frozen=True)
+class StatedCheck:
+    """One statement beside what the records say today."""
+
+    claim: Claim
+    stated: Verdict
+    found: ClaimVerdict
+
+    @property
+    def contradicted(self) -> bool:
+        """Whether the records say the opposite of what we state."""
+        return self.found.judged is not None and _OPPOSITE.get(self.stated) == self.found.judged
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the records say what we state."""
+        return self.found.judged == self.stated
+
+
+def load_stated(path: Path) -> Stated:
+    """The statements of a file.
+
+    Raises:
+        UserError: the file is absent, or names an unknown preset, claim or verdict.
+    """
+    try:
+        stated = TypeAdapter(Stated).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+    except FileNotFoundError:
+        raise UserError(f"{path.name}: no such file; `repro verdicts --state` writes it") from None
+    except ValidationError as error:
+        raise UserError(f"{path.name}: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}") from None
+    known = _claims()
+    unknown = sorted({id for claims in stated.values() for id in claims} - set(known))
+    if unknown:
+        raise UserError(f"{path.name}: no claims of these ids: {', '.join(unknown)}")
+    return stated
+
+
+def check_stated(stated: Stated, preset: Preset, judge: Judge) -> list[StatedCheck]:
+    """Every statement about one preset beside today's verdict."""
+    claims = _claims()
+    return [
+        StatedCheck(claims[id], Verdict(verdict), judge.claim(claims[id]))
+        for id, verdict in stated.get(preset, {}).items()
+    ]
+
+
+def write_stated(path: Path, preset: Preset, judge: Judge) -> int:
+    """Replace one preset's statements by today's verdicts; returns how many there are.
+
+    Raises:
+        UserError: the preset is smoke, which never gets a verdict.
+    """
+    if preset == "smoke":
+        raise UserError("a smoke run gives no verdict, so there is nothing to state: use --preset quick or paper")
+    stated = load_stated(path) if path.exists() else {}
+    found = {id: judged.value for id, claim in _claims().items() if (judged := judge.claim(claim).judged)}
+    merged = {**stated, preset: found}
+    write_text(path, _HEADER + yaml.safe_dump(merged, sort_keys=True))
+    return len(found)
+
+
+def _claims() -> dict[str, Claim]:
+    return {claim.id: claim for paper in PAPERS for claim in load_claims(paper)}

@@ -4,8 +4,11 @@ Every number keeps the digits it was printed with, so that its rounding interval
 a paper stands beside the table it concerns and is never corrected silently.
 """
 
+from __future__ import annotations
+
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from functools import cache
@@ -25,8 +28,67 @@ from pydantic import (
     model_validator,
 )
 
-from repro.evidence.cells import CellAddress, SettingValue
-from repro.evidence.estimate import Estimate
+from repro.evidence.intervals import Estimate
+
+# What a table cell is called: the address that published numbers, claims and result rows share.
+
+SettingValue = str | int | float | bool
+
+
+@dataclass(frozen=True, order=True)
+class CellAddress:
+    """One cell of one table: (table, method, metric, setting).
+
+    `setting` holds the axes that vary inside the table, sorted by name, so that equal cells are equal keys.
+    """
+
+    table: str
+    method: str
+    metric: str
+    setting: tuple[tuple[str, SettingValue], ...] = ()
+
+    @classmethod
+    def of(cls, table: str, method: str, metric: str, setting: Mapping[str, SettingValue] | None = None) -> Self:
+        """Build an address from a mapping of the varying axes."""
+        return cls(table, method, metric, tuple(sorted((setting or {}).items())))
+
+    def __str__(self) -> str:
+        axes = "".join(f", {name}={value}" for name, value in self.setting)
+        return f"{self.table}[{self.method}, {self.metric}{axes}]"
+
+
+# Names of methods and controls in tables that do not print them.
+
+OWN_METHODS = {
+    "whole_transfer": "Whole transfer (control)",
+    "reweighting": "Re-weighting (control)",
+    "class_balanced": "Class-balanced loss (control)",
+    "backprop": "Backprop",
+    "cam": "CAM",
+    "cam_adversarial": "CAM + adversarial examples",
+    "has": "HaS",
+    "acol": "ACoL",
+    "spg": "SPG",
+    "cutmix": "CutMix",
+    "adl": "ADL",
+    "danet": "DANet",
+    "ccam": "CCAM",
+    "nl_ccam": "NL-CCAM",
+    "has_ega": "HaS + EGA (not published)",
+    "cutmix_ega": "CutMix + EGA (not published)",
+    "adl_ega": "ADL + EGA (not published)",
+    "centre_gaussian": "Centre Gaussian, sees no image (control)",
+    "scorecam_area_matched": "Score-CAM at ScoreCAM++'s area (control)",
+    "scorecam_eq5": "Score-CAM, eq. 5 literal",
+    "scorecampp_eq10": "ScoreCAM++, eq. 10 literal",
+    "scorecampp_mask_only": "ScoreCAM++, tanh on mask only",
+}
+
+
+def own_label(method: str) -> str:
+    """The label of a method id that its table does not print."""
+    return OWN_METHODS.get(method, method.replace("_", " "))
+
 
 Paper = Literal["ega", "dfg", "scorecampp"]
 PAPERS: tuple[Paper, ...] = ("ega", "dfg", "scorecampp")

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-from repro.evidence.cells import CellAddress, SettingValue
-from repro.evidence.estimate import Estimate
-from repro.evidence.published import rounding_interval
-from repro.evidence.verdicts import Verdict, decide
+from repro.evidence.decisions import Verdict, decide
+from repro.evidence.intervals import Estimate
+from repro.evidence.published import CellAddress, SettingValue, rounding_interval
 
 Direction = Literal["lower", "higher"]
 

@@ -3,19 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from repro.evidence.cells import CellAddress
 from repro.evidence.claims import Claim
-from repro.evidence.comparison import CellComparison, find_table
-from repro.evidence.equivalence import Equivalence
-from repro.evidence.estimate import Estimate
-from repro.evidence.labels import own_label
-from repro.evidence.part_verdict import PartVerdict
-from repro.evidence.planning import Need
-from repro.evidence.published import Metric
+from repro.evidence.comparison import CellComparison, Need, find_table
+from repro.evidence.decisions import Equivalence, Verdict
+from repro.evidence.intervals import Estimate
+from repro.evidence.published import CellAddress, Metric, own_label
 from repro.evidence.requirements import Equals, Requirement
 from repro.evidence.settings import Difference
-from repro.evidence.verdicts import Verdict
+
+# The verdict on one requirement of a claim.
+
+
+@dataclass(frozen=True)
+class PartVerdict:
+    """One requirement of a claim.
+
+    `verdict` speaks of the paper's own setting. Where that is `not_comparable`, `in_our_data` is what our data say
+    on the same ordering, None where nothing can be said (values, or two tables run on different data).
+    """
+
+    requirement: Requirement
+    verdict: Verdict
+    in_our_data: Verdict | None
+    quantity: Estimate | None
+    differences: tuple[Difference, ...] = ()
+
+    @property
+    def is_quoted(self) -> bool:
+        """Whether it is about a number the text quotes, not about an ordering."""
+        return isinstance(self.requirement, Equals)
+
+    @property
+    def judged(self) -> Verdict | None:
+        """The verdict by measured numbers, in whichever setting; None where there is none."""
+        if self.verdict in (Verdict.not_comparable, Verdict.not_run):
+            return self.in_our_data
+        return self.verdict
 
 
 def metric_of(address: CellAddress) -> Metric:

@@ -12,10 +12,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from repro.errors import UserError
 from repro.evidence.provenance import device_name, git_state, processor_name
 from repro.files import write_json
-from repro.project import project_root
+from repro.project import UserError, project_root
 
 SCHEMA_VERSION: Literal[1] = 1
 RatioIs = Literal["peer / ours", "ours / peer", "ours"]

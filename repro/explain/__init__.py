@@ -6,16 +6,20 @@ from repro.explain.augmented_grad_cam import (
     AugmentedGradCAMPlusPlus,
     SuperResolutionSettings,
 )
-from repro.explain.class_activation_map import ClassActivationMap
 from repro.explain.gradient_cams import GradCAM, GradCAMPlusPlus, LayerCAM, XGradCAM
+from repro.explain.layer import ClassActivationMap
 from repro.explain.masked_scores import EngineSettings, MaskedPasses, MaskedScores, MaskRule
-from repro.explain.score_cam import SCORE_CAM_PRESETS, ScoreCAM, ScoreCAMSettings
-from repro.explain.score_cam_plus_plus import (
+from repro.explain.score_cam import (
     SCORE_CAM_PLUS_PLUS_PRESETS,
+    SCORE_CAM_PRESETS,
+    ScoreCAM,
     ScoreCAMPlusPlus,
     ScoreCAMPlusPlusSettings,
+    ScoreCAMSettings,
+    score_map,
+    score_map_lowres,
+    shared_score_maps,
 )
-from repro.explain.score_maps import score_map, score_map_lowres, shared_score_maps
 
 __all__ = [
     "RELEASED_AUGMENTATION",

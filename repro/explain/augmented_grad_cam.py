@@ -14,14 +14,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from repro.explain.class_activation_map import ClassActivationMap, upsample_map
 from repro.explain.gradient_cams import GradCAMPlusPlus
-from repro.explain.layer_activation import (
+from repro.explain.layer import (
+    ClassActivationMap,
     Reshape,
     Target,
     evaluation_mode,
     forward_with_activation,
     resolve_target,
+    upsample_map,
 )
 
 Affine = Float[Tensor, "r 2 3"]

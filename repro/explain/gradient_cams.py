@@ -12,14 +12,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from repro.explain.batches import run_in_shrinking_batches
-from repro.explain.class_activation_map import ClassActivationMap, upsample_map
-from repro.explain.layer_activation import (
+from repro.explain.layer import (
+    ClassActivationMap,
     Target,
     evaluation_mode,
     forward_with_activation,
     resolve_target,
+    run_in_shrinking_batches,
     slice_target,
+    upsample_map,
 )
 
 Grid = Float[Tensor, "n k h w"]

@@ -18,19 +18,27 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from repro.explain.batches import batch_within_budget, run_in_shrinking_batches
-from repro.explain.fused_convolution import can_fuse, fuse_convolutions, pack_filters
-from repro.explain.layer_activation import (
+from repro.explain.engine import (
+    agrees,
+    can_fuse,
+    convert,
+    fold_batch_norm,
+    fuse_convolutions,
+    inference_copy,
+    pack_filters,
+)
+from repro.explain.layer import (
     Reshape,
     Target,
+    batch_within_budget,
     checked_logits,
     evaluation_mode,
     forward_with_activation,
     resolve_target,
+    run_in_shrinking_batches,
     slice_target,
     tokens_to_grid,
 )
-from repro.explain.masked_network import agrees, convert, fold_batch_norm, inference_copy
 from repro.vocabulary import Gate
 
 ScoreSpace = Literal["probability", "logit"]

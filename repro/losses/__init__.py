@@ -1,23 +1,22 @@
 """CAM entropy, PGD, WGAN-GP, DELTA and the DFG objectives."""
 
 from repro.losses.attack import AttackSettings, pgd_attack
-from repro.losses.classification import (
-    class_balanced_weights,
-    classification_loss,
-    classifier_objective,
-    inverse_frequency_weights,
-    sample_cross_entropy,
-)
+from repro.losses.cam import EntropyForm, cam_entropy, ega_loss, unit_range
 from repro.losses.delta import channel_attention, delta_regularizer, knockout_loss_increase
-from repro.losses.ega import ega_loss
-from repro.losses.entropy import EntropyForm, cam_entropy, unit_range
-from repro.losses.filter_weights import (
+from repro.losses.dfg import (
     active_filters,
     blend_filter_weights,
+    class_balanced_weights,
     class_filter_weights,
+    classification_loss,
+    classifier_objective,
+    critic_loss,
+    generator_loss,
+    gradient_penalty,
+    inverse_frequency_weights,
+    sample_cross_entropy,
     sample_filter_weights,
 )
-from repro.losses.wasserstein import critic_loss, generator_loss, gradient_penalty
 
 __all__ = [
     "AttackSettings",

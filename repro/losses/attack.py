@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from repro.data.normalisation import IMAGENET, Normalisation
+from repro.data.images import IMAGENET, Normalisation
 from repro.models.dual_batch_norm import has_dual_batch_norm, route_batch_norm
 
 Target = Int[Tensor, " n"] | Float[Tensor, "n classes"]

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from repro.losses.classification import sample_cross_entropy
+from repro.losses.dfg import sample_cross_entropy
 
 
 def delta_regularizer(

@@ -1,23 +1,32 @@
 """Faithfulness, localisation and classification metrics (torchmetrics)."""
 
-from repro.metrics.box_curves import (
+from repro.metrics.boxes import (
     BOX_RULES,
+    THRESHOLDS,
     BoxCurves,
     BoxRule,
     Comparison,
     Convention,
+    FixedThreshold,
     Normalisation,
+    OracleThreshold,
+    ThresholdPolicy,
+    ValidationThreshold,
     box_curves,
+    center_gaussian,
+    center_gaussian_curves,
     map_scores,
     scale_boxes,
 )
-from repro.metrics.center_baseline import center_gaussian, center_gaussian_curves
 from repro.metrics.faithfulness import (
+    AreaMatched,
     ExplanationMaps,
     ExplanationScores,
     FaithfulnessSettings,
+    area_matched,
     explanation_maps,
     explanation_scores,
+    whole_image,
 )
 from repro.metrics.faithfulness_metrics import (
     AverageDrop,
@@ -25,34 +34,29 @@ from repro.metrics.faithfulness_metrics import (
     DeletionAUC,
     IncreaseInConfidence,
     InsertionAUC,
+    InsertionDeletionCurves,
+    InsertionDeletionSettings,
     MeanMapArea,
     PerImageMetric,
     WinRate,
-)
-from repro.metrics.insertion_deletion import (
-    InsertionDeletionCurves,
-    InsertionDeletionSettings,
     insertion_deletion_curves,
 )
 from repro.metrics.localisation import (
     BoxAccuracy,
+    ClassificationError,
     CorLoc,
     GTKnownLoc,
     LocalisationResult,
     MaxBoxAcc,
     MaxBoxAccV2,
+    PxAP,
     Top1Loc,
     Top5Loc,
-)
-from repro.metrics.map_area import AreaMatched, area_matched, whole_image
-from repro.metrics.pixel_precision import PxAP, average_precision, combine_masks, pixel_histograms
-from repro.metrics.ten_crop import ClassificationError, ten_crop_scores, top_k_correct
-from repro.metrics.thresholds import (
-    THRESHOLDS,
-    FixedThreshold,
-    OracleThreshold,
-    ThresholdPolicy,
-    ValidationThreshold,
+    average_precision,
+    combine_masks,
+    pixel_histograms,
+    ten_crop_scores,
+    top_k_correct,
 )
 
 __all__ = [

@@ -4,28 +4,184 @@ One call scores several methods in both score spaces; the metrics of `faithfulne
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from torchvision.transforms.functional import gaussian_blur
 
-from repro.data.normalisation import Normalisation
-from repro.metrics.scoring import (
-    Background,
-    ClassScores,
-    ScoreSpace,
-    background_of,
-    predict,
-    require_evaluation_mode,
-    require_normalised,
-    resolve_target,
-    score_in_batches,
-    select_class,
-)
+from repro.data.images import Normalisation
+
+# Scoring altered images: the class score in both spaces, and what stands behind the parts that are hidden.
+
+ScoreSpace = Literal["probability", "logit"]
+"""`probability`: after the softmax over classes; `logit`: the network's raw output."""
+
+Background = Literal["mean", "black", "blur"]
+"""`mean`: zero in the normalised image, so the mean colour; `black`: a zero pixel; `blur`: the blurred image."""
+
+BLUR_KERNEL, BLUR_SIGMA = 11, 5.0
+"""Gaussian in pixels, as in RISE's insertion experiments."""
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """The score of one class per image, in both spaces; all of one shape."""
+
+    logit: Float[Tensor, "*images"]
+    probability: Float[Tensor, "*images"]
+
+    def in_space(self, space: ScoreSpace) -> Float[Tensor, "*images"]:
+        """The scores in one space; probabilities are 0..1."""
+        return self.probability if space == "probability" else self.logit
+
+
+def require_evaluation_mode(model: nn.Module) -> None:
+    """Raise `ValueError` for a model in training mode, whose scores depend on chance and on the batch."""
+    if any(module.training for module in model.modules()):
+        raise ValueError("model: (partly) in training mode; call model.eval() first, scores would depend on the batch")
+
+
+def require_normalised(inputs: Tensor, maps: Tensor) -> None:
+    """Raise `ValueError` for stored pixels instead of normalised images, or another number of maps than of images."""
+    if not inputs.is_floating_point():
+        raise ValueError(f"inputs: dtype {inputs.dtype}; expected normalised images, see Normalisation.apply")
+    if len(inputs) != len(maps):
+        raise ValueError(f"maps: for {len(maps)} images, but {len(inputs)} were given")
+
+
+@torch.no_grad()
+def predict(model: nn.Module, inputs: Float[Tensor, "n c h w"], batch_size: int) -> Float[Tensor, "n classes"]:
+    """Logits of `inputs` in float32, `batch_size` images at a time; `ValueError` for a batch size below 1."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size: {batch_size}; expected at least 1")
+    return torch.cat([model(chunk).float() for chunk in inputs.split(batch_size)])
+
+
+def select_class(logits: Float[Tensor, "n classes"], target: Int[Tensor, " n"]) -> ClassScores:
+    """Each image's score of its class `target`."""
+    column = target[:, None]
+    return ClassScores(logits.gather(1, column)[:, 0], logits.softmax(dim=1).gather(1, column)[:, 0])
+
+
+def resolve_target(target: Int[Tensor, " n"] | None, logits: Float[Tensor, "n classes"]) -> Int[Tensor, " n"]:
+    """`target` on the device of `logits`, or the predicted classes where it is None.
+
+    Raises:
+        ValueError: not one class per image, or a class the network does not have.
+    """
+    if target is None:
+        return logits.argmax(dim=1)
+    images, classes = logits.shape
+    if target.shape != (images,):
+        raise ValueError(f"target: shape {tuple(target.shape)}; expected one class per image, ({images},)")
+    if not bool(((target >= 0) & (target < classes)).all()):
+        raise ValueError(f"target: classes {int(target.min())}..{int(target.max())}; the network has 0..{classes - 1}")
+    return target.to(logits.device)
+
+
+def background_of(
+    inputs: Float[Tensor, "n 3 h w"], background: Background, normalisation: Normalisation | None
+) -> Float[Tensor, "n 3 h w"]:
+    """What shows where an image is hidden, in normalised values.
+
+    Raises:
+        ValueError: `black` without a `normalisation`, or an image too small for the blur.
+    """
+    if background == "mean":
+        return torch.zeros_like(inputs)
+    if background == "black":
+        if normalisation is None:
+            raise ValueError("normalisation: None; background='black' needs the one that made the inputs")
+        return normalisation.black(inputs.device).to(inputs.dtype).expand_as(inputs)
+    size, smallest = tuple(inputs.shape[-2:]), BLUR_KERNEL // 2 + 1
+    if min(size) < smallest:
+        raise ValueError(f"inputs: {size} pixels; background='blur' needs at least {smallest} in each direction")
+    return gaussian_blur(inputs, [BLUR_KERNEL, BLUR_KERNEL], [BLUR_SIGMA, BLUR_SIGMA])
+
+
+@torch.no_grad()
+def score_in_batches(
+    model: nn.Module,
+    compose: Callable[[Int[Tensor, " k"]], Float[Tensor, "k 3 h w"]],
+    targets: Int[Tensor, " total"],
+    batch_size: int,
+) -> ClassScores:
+    """Scores of `total` composed images that are never all in memory.
+
+    Args:
+        model: in evaluation mode.
+        compose: makes the images of the given indices into 0..total−1.
+        targets: the class whose score is wanted, per image.
+        batch_size: images per forward pass.
+    """
+    chunks = [
+        select_class(model(compose(index)).float(), targets[index])
+        for index in torch.arange(len(targets), device=targets.device).split(batch_size)
+    ]
+    return ClassScores(torch.cat([chunk.logit for chunk in chunks]), torch.cat([chunk.probability for chunk in chunks]))
+
+
+# The area control: does a method win because its maps point better, or because they let more of the image through?
+
+LOG_EXPONENT_LIMIT = 10.0
+BISECTIONS = 30
+
+
+class AreaMatched(NamedTuple):
+    """Maps raised to a power, and how well that met the wanted area."""
+
+    maps: Float[Tensor, "n m h w"]
+    exponent: Float[Tensor, "n m"]
+    """γ; above 1 the map was narrowed, below 1 widened."""
+    reached: Bool[Tensor, "n m"]
+    """False where no power can give the area: too few pixels above zero, or the map is constant."""
+
+
+def area_matched(
+    masks: Float[Tensor, "n m h w"], target_area: Float[Tensor, "n m"], tolerance: float = 1e-4
+) -> AreaMatched:
+    """`masks`^γ with γ > 0 such that its mean is `target_area`: the same ranking of pixels, another area.
+
+    The mean falls strictly with γ wherever some pixel lies inside 0..1, so bisection on log γ finds it
+    (digest scorecampp §1.4, the control row). γ stays within e^±10.
+
+    Args:
+        masks: 0..1 (the output of `explanation_maps`).
+        target_area: wanted means, 0..1, e.g. the `area` of another method.
+        tolerance: difference of the means up to which the area counts as reached.
+
+    Raises:
+        ValueError: masks or areas outside 0..1.
+    """
+    for name, value in (("masks", masks), ("target_area", target_area)):
+        if not bool(((value >= 0) & (value <= 1)).all()):
+            raise ValueError(f"{name}: values outside 0..1; scale maps with explanation_maps first")
+    low = torch.full_like(target_area, -LOG_EXPONENT_LIMIT)
+    high = -low
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        too_wide = _power(masks, middle).mean(dim=(2, 3)) > target_area
+        low, high = torch.where(too_wide, middle, low), torch.where(too_wide, high, middle)
+    log_exponent = (low + high) / 2
+    matched = _power(masks, log_exponent)
+    reached = (matched.mean(dim=(2, 3)) - target_area).abs() <= tolerance
+    return AreaMatched(matched, log_exponent.exp(), reached)
+
+
+def whole_image(masks: Float[Tensor, "n m h w"]) -> Float[Tensor, "n 1 h w"]:
+    """The map of ones: explains nothing, yet has an Average Drop of 0."""
+    return torch.ones_like(masks[:, :1])
+
+
+def _power(masks: Float[Tensor, "n m h w"], log_exponent: Float[Tensor, "n m"]) -> Float[Tensor, "n m h w"]:
+    return masks ** log_exponent.exp()[..., None, None]
+
 
 CONSTANT_RELATIVE_SPAN = 1e-6
 """A map whose values span less than this share of their size is constant: interpolation alone makes as much noise."""

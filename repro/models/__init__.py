@@ -10,7 +10,15 @@ from repro.models.cam_backbones import (
     vgg16_cam,
 )
 from repro.models.cam_network import CAMNetwork, CAMOutput, pooled_maps
-from repro.models.classifiers import ARCHITECTURES, Architecture, ArchitectureName, Classifier, load_classifier
+from repro.models.classifiers import (
+    ARCHITECTURES,
+    Architecture,
+    ArchitectureName,
+    Classifier,
+    SmallCNN,
+    load_classifier,
+    small_vit,
+)
 from repro.models.dual_batch_norm import (
     DualBatchNorm2d,
     GlobalBatchNorm2d,
@@ -21,8 +29,12 @@ from repro.models.dual_batch_norm import (
     to_dual_batch_norm,
     to_global_batch_norm,
 )
-from repro.models.feature_gan import FEATURE_GAN_SHAPES, FeatureDiscriminator, FeatureGANShape, FeatureGenerator
-from repro.models.small_networks import SmallCNN, small_vit
+from repro.models.feature_gan import (
+    FEATURE_GAN_SHAPES,
+    FeatureDiscriminator,
+    FeatureGANShape,
+    FeatureGenerator,
+)
 from repro.models.split_classifier import (
     FeatureClassifier,
     FeatureExtractor,

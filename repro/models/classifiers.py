@@ -1,19 +1,132 @@
 """The classifiers whose decisions are explained, each with the layer and the normalisation that belong to it."""
 
+from __future__ import annotations
+
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
 from torchvision import models as torchvision_models
-from torchvision.models import get_weight
+from torchvision.models import VisionTransformer, get_weight
 
-from repro.data.normalisation import HALF, IMAGENET, Normalisation
-from repro.models.resnet20 import ResNet20
-from repro.models.small_networks import SmallCNN, initialise_vit_head, small_vit
+from repro.data.images import HALF, IMAGENET, Normalisation
 from repro.models.weights import Weights, load_into, read_weights
 from repro.vocabulary import ArchitectureName
+
+# ResNet-20 for CIFAR-10 (He 2016, §4.2), with the parameter names of the public weights that `quick` uses.
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions; where the shape changes the shortcut subsamples and pads channels with zeros (option A)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.stride, self.padding = stride, (outputs - inputs) // 2
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k a b"]:
+        """The block's output after its ReLU."""
+        shortcut = x[:, :, :: self.stride, :: self.stride]
+        if self.padding:
+            shortcut = F.pad(shortcut, (0, 0, 0, 0, self.padding, self.padding))
+        inner = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(inner)) + shortcut)
+
+
+class ResNet20(nn.Module):
+    """Three stages of three blocks with 16, 32 and 64 channels; `layer3` is a quarter of the input's resolution."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = _stage(16, 16, stride=1)
+        self.layer2 = _stage(16, 32, stride=2)
+        self.layer3 = _stage(32, 64, stride=2)
+        self.linear = nn.Linear(64, num_classes)
+
+    def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes"]:
+        """Logits."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.linear(x.mean(dim=(2, 3)))
+
+
+def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    blocks = [BasicBlock(inputs, outputs, stride), *(BasicBlock(outputs, outputs, 1) for _ in range(2))]
+    return nn.Sequential(*blocks)
+
+
+# Small classifiers that train in seconds on a CPU: the stand-ins of the smoke preset.
+
+
+class SmallCNN(nn.Module):
+    """Four convolutions with batch norm and a global-average-pool head (about 62,000 parameters at 10 classes).
+
+    The head is linear on the pooled features, so Grad-CAM, XGrad-CAM and CAM coincide up to scale, as on ResNet-18.
+    The last feature map is 1/8 of the input (8×8 at 64×64) with a receptive field of 23 pixels.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            _convolution(3, 16, stride=2),
+            _convolution(16, 32, stride=2),
+            _convolution(32, 64, stride=1),
+            _convolution(64, 64, stride=2),
+        )
+        self.head = nn.Linear(64, num_classes)
+
+    def forward(self, inputs: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes"]:
+        """Logits of normalised images."""
+        return self.head(self.features(inputs).mean(dim=(2, 3)))
+
+
+def _convolution(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, kernel_size=3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(channels_out),
+        nn.ReLU(),
+    )
+
+
+def small_vit(num_classes: int, input_size: int) -> VisionTransformer:
+    """A three-block vision transformer of width 64 with a class token, in torchvision's layout.
+
+    Patches are 8 pixels from an input size of 64 on and 4 below, which makes an 8×8 grid of tokens at 32 and 64
+    and 7×7 at 28.
+
+    Raises:
+        ValueError: `input_size` is not a multiple of the patch size.
+    """
+    patch = 8 if input_size >= 64 else 4
+    if input_size % patch:
+        raise ValueError(f"input_size: {input_size} is not a multiple of the patch size {patch}; resize the images")
+    network = VisionTransformer(
+        image_size=input_size,
+        patch_size=patch,
+        num_layers=3,
+        num_heads=4,
+        hidden_dim=64,
+        mlp_dim=128,
+        num_classes=num_classes,
+    )
+    initialise_vit_head(network)
+    return network
+
+
+def initialise_vit_head(network: VisionTransformer) -> None:
+    """Draw the head at random: torchvision leaves it at zero, where every gradient and every map is zero too."""
+    head = network.heads.head
+    nn.init.normal_(head.weight, std=1 / math.sqrt(head.in_features))
 
 
 @dataclass(frozen=True)

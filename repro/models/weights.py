@@ -10,8 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import get_weight
 
-from repro.errors import UserError
-from repro.project import data_root
+from repro.project import UserError, data_root
 
 Weights = Mapping[str, Tensor] | str | Path | None
 """A state dict; a file (or its name under `<REPRO_DATA>/weights`); `"torchvision"`; None = random from the seed."""

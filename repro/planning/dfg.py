@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 
 from repro.files import content_hash
-from repro.models import SplitClassifier, resnet50_split
+from repro.models.split_classifier import SplitClassifier, resnet50_split
 from repro.planning.requests import Images, Request
 from repro.planning.sampled_run import Kind
 from repro.planning.stand_ins import shape_of, stand_in
 from repro.planning.work import Work
 from repro.studies.dfg import StudySettings, source_recipe
+from repro.studies.dfg_accuracy import Wanted, targets_of, wanted_of
 from repro.studies.dfg_protocol import PROTOCOLS, Protocol, Replica, border, paper_settings, plan, subset_of
-from repro.studies.dfg_training import Wanted, targets_of, wanted_of
-from repro.training import Run
+from repro.training.baselines import pretrain_source
 from repro.training.dfg_settings import DFGSettings
 from repro.training.methods import replica_chunks, train_method
+from repro.training.run_store import Run
 from repro.training.sampling import ResidentData
-from repro.training.supervised import pretrain_source
 from repro.training.tasks import ReplicaTasks, build_classifier
 from repro.vocabulary import DatasetName, DFGMethod
 

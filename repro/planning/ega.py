@@ -14,12 +14,11 @@ from repro.planning.requests import Images, Request
 from repro.planning.stand_ins import shape_of, stand_in
 from repro.planning.work import Work
 from repro.studies.cam_methods import MethodSettings, for_classes, method_settings, trained_as
-from repro.studies.cam_networks import build_network
-from repro.studies.cam_study import StudySettings, maps_and_scores
-from repro.studies.ega import Trial, trials_of
-from repro.studies.ensembles import ENSEMBLES, ensemble_seeds
+from repro.studies.cam_study import StudySettings, build_network, maps_and_scores
+from repro.studies.ega import ENSEMBLES, Trial, ensemble_seeds, trials_of
 from repro.studies.localised import measure
-from repro.training import Run, prepare_network, train_cam
+from repro.training.cam import prepare_network, train_cam
+from repro.training.run_store import Run
 
 BATCH = 64
 """Images of one timed evaluation step."""

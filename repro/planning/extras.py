@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator
 import matplotlib.pyplot as plt
 from torch import Tensor
 
-from repro.data import ENTRIES, load_dataset
+from repro.data.entries import ENTRIES
+from repro.data.load import load_dataset
 from repro.planning.requests import Images
 from repro.planning.stand_ins import shape_of
 from repro.planning.work import Work
-from repro.training import Run
+from repro.training.run_store import Run
 
 BATCH = 50
 PANELS = 3

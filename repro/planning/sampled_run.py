@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repro.training import Run
+from repro.training.run_store import Run
 
 Kind = Callable[[int], Hashable]
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repro.metrics import FaithfulnessSettings
+from repro.metrics.faithfulness import FaithfulnessSettings
 from repro.models.classifiers import Classifier, load_classifier
 from repro.planning.requests import Images, Request
 from repro.planning.stand_ins import shape_of, stand_in
@@ -20,12 +20,14 @@ from repro.studies.explanations import (
     GROUPS,
     PAPER_METHODS,
     ExplanationConfig,
+    Subject,
+    SubjectSettings,
     make_maps,
     measuring,
 )
 from repro.studies.scorecampp import gate_columns
-from repro.studies.subject import Subject, SubjectSettings
-from repro.training import ClassifierSettings, Run, train_classifier
+from repro.training.classifier import ClassifierSettings, train_classifier
+from repro.training.run_store import Run
 
 GATES = ("relu", "sigmoid", "sigmoid_relu", "swish", "mish", "tanh")
 FIGURES: Mapping[str, tuple[str, ...]] = {

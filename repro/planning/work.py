@@ -14,7 +14,7 @@ from torch import Tensor
 from repro.evidence.provenance import peak_memory
 from repro.planning.cost import Cost, cost_of, total
 from repro.planning.sampled_run import Kind, SampledRun, tensor_bytes, uniform
-from repro.training import Run
+from repro.training.run_store import Run
 
 Clock = Callable[[], float]
 

@@ -1,5 +1,5 @@
 """Figures, notebook helpers, offline HTML and the dashboard.
 
 Import from the modules: `repro.report.experiment` (notebooks; needs torch), `repro.report.html` and
-`repro.report.dashboard` (batch; do not).
+`repro.report.pages` (batch; do not).
 """

@@ -16,10 +16,7 @@ from IPython.display import HTML, Image, display
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from repro.catalogue import Preset, Table
-from repro.errors import UserError
 from repro.evidence.comparison import CellComparison, compare, find_table
-from repro.evidence.labels import own_label
-from repro.evidence.prediction import prediction_for
 from repro.evidence.provenance import (
     Provenance,
     device_name,
@@ -28,10 +25,12 @@ from repro.evidence.provenance import (
     library_versions,
     peak_memory,
 )
-from repro.evidence.record import Figure, Record, Row
+from repro.evidence.published import own_label
+from repro.evidence.record import Figure, Record, Row, prediction_for
 from repro.parameters import check_values, parameters_hash, read_parameters
-from repro.report.figures import save_png, use_house_style
-from repro.report.tables import bullet_list, comparison_table, key_value_table
+from repro.project import UserError
+from repro.report.html import bullet_list, comparison_table, key_value_table
+from repro.report.plots import save_png, use_house_style
 from repro.report.verdict_views import notebook_verdicts
 from repro.stored_runs import seconds_of_runs
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -15,7 +16,38 @@ from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from pygments.formatters import HtmlFormatter
 
-from repro.files import write_text
+from repro.evidence.comparison import CellComparison
+from repro.evidence.record import RECORD_FILE, Record
+from repro.files import file_hash, write_text
+from repro.project import reports_root
+
+# Small pieces of text that several reports share: Markdown tables, durations, the tag of a record.
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; cells may hold Markdown such as links."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def plain(text: str) -> str:
+    """Text that cannot break out of a Markdown cell or turn into HTML."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")
+
+
+def duration(seconds: float) -> str:
+    """`13 s`, `4.2 min` or `3.1 h`."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def record_tag(record: Record) -> str:
+    """What names a saved record beyond doubt: the first digits of its run's id and of its file's SHA-256."""
+    path = reports_root() / record.preset / record.id / RECORD_FILE
+    return f"`{record.run_id[:8]}` · `{file_hash(path)[:12]}`"
+
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -111,3 +143,64 @@ def export_notebook(executed: Path, target: Path, title: str, error: str = "") -
     links = [("Executed notebook", "notebook.ipynb"), ("Record", "result.json")]
     html = page.render(title=title, css=stylesheet(), body=body, error=error, smoke=smoke, links=links)
     write_text(target, html)
+
+
+# Small accessible HTML tables: caption, header scopes, escaped text, no script.
+
+# JupyterLab's own style aligns every cell to the right, and a cell's own is the only one it respects.
+_LEFT = 'style="text-align:left"'
+
+
+def key_value_table(caption: str, facts: Mapping[str, Any]) -> str:
+    """A two-column table with row headers."""
+    rows = "".join(
+        f'<tr><th scope="row">{escape(str(key))}</th><td {_LEFT}>{escape(str(value))}</td></tr>'
+        for key, value in facts.items()
+    )
+    return f'<table class="facts"><caption>{escape(caption)}</caption><tbody>{rows}</tbody></table>'
+
+
+def bullet_list(sentences: Sequence[str]) -> str:
+    """An unordered list, one item a sentence."""
+    return "<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) + "</ul>"
+
+
+def data_table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table whose first column holds the row headers; every cell is escaped."""
+    head = "".join(f'<th scope="col" {_LEFT}>{escape(str(column))}</th>' for column in columns)
+    body = "".join(
+        "<tr>"
+        + f'<th scope="row" {_LEFT}>{escape(str(row[0]))}</th>'
+        + "".join(f"<td {_LEFT}>{escape(str(cell))}</td>" for cell in row[1:])
+        + "</tr>"
+        for row in rows
+    )
+    return (
+        f'<div class="scroll"><table class="data"><caption>{escape(caption)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def comparison_table(caption: str, cells: Sequence[CellComparison]) -> str:
+    """Paper and ours side by side: a row per method and setting, two columns per metric."""
+    metrics = {cell.metric: cell for cell in cells}
+    rows: dict[tuple[str, str], dict[str, CellComparison]] = {}
+    for cell in cells:
+        axes = ", ".join(f"{name} = {value}" for name, value in cell.setting.items())
+        rows.setdefault((cell.method_label, axes), {})[cell.metric] = cell
+    columns = ["method"] + (["setting"] if any(axes for _, axes in rows) else [])
+    printed = {cell.metric for cell in cells if cell.published}
+    for metric, cell in metrics.items():
+        unit = f", {cell.unit}" if cell.unit and cell.unit not in cell.metric_label else ""
+        label = f"{cell.metric_label}{unit}" + {"lower": " ↓", "higher": " ↑"}.get(cell.better, "")
+        columns += [f"{label}: paper", "ours [95 %]"] if metric in printed else [f"{label}: ours [95 %]"]
+    body = []
+    for (method, axes), found in rows.items():
+        line = [method] + ([axes] if "setting" in columns else [])
+        for metric in metrics:
+            cell_found = found.get(metric)
+            if metric in printed:
+                line.append(cell_found.published_text if cell_found else "")
+            line.append(cell_found.ours_text if cell_found else "")
+        body.append(line)
+    return data_table(caption, columns, body)

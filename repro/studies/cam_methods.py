@@ -9,23 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from repro.losses import AttackSettings
-from repro.losses.ega import Reduction
-from repro.training import EGASettings, Ingredient, TrainingSettings
-from repro.training.comparators import (
-    ACoLSettings,
-    ADLSettings,
+from repro.losses.attack import AttackSettings
+from repro.losses.cam import Reduction
+from repro.training.batches import TrainingSettings
+from repro.training.cam import Ingredient
+from repro.training.comparators.attention import (
     BackpropSettings,
-    BorrowsTraining,
     CCAMSettings,
-    ComparatorSettings,
-    CutMixSettings,
     DANetSettings,
-    HaSSettings,
     NLCCAMSettings,
     SPGSettings,
-    WithEGA,
 )
+from repro.training.comparators.erasing import ACoLSettings, ADLSettings, CutMixSettings, HaSSettings
+from repro.training.comparators.settings import BorrowsTraining, ComparatorSettings, WithEGA
+from repro.training.ega import EGASettings
 from repro.vocabulary import CAMMethod, EGAReading
 
 

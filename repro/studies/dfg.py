@@ -10,10 +10,10 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torch.nn.functional import pad
 
-from repro.data import ImageSet
+from repro.data.images import ImageSet
 from repro.evidence.record import Setting
 from repro.files import content_hash
-from repro.models import SplitClassifier, resnet50_split
+from repro.models.split_classifier import SplitClassifier, resnet50_split
 from repro.report.experiment import Experiment
 from repro.studies.dfg_protocol import (
     PROTOCOLS,
@@ -26,11 +26,11 @@ from repro.studies.dfg_protocol import (
     plan,
     subset_of,
 )
-from repro.training import Run, RunConfig, RunResult, RunStore
+from repro.training.baselines import load_source, pretrain_source
 from repro.training.dfg_settings import DFGReadings, DFGSettings
 from repro.training.methods import replica_chunks, train_method
+from repro.training.run_store import Run, RunConfig, RunResult, RunStore
 from repro.training.sampling import ResidentData
-from repro.training.supervised import load_source, pretrain_source
 from repro.training.tasks import ReplicaTasks, resident
 from repro.vocabulary import DatasetName, DFGMethod, DFGTarget
 

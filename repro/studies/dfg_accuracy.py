@@ -1,14 +1,19 @@
 """Rows of Table 2 and Figure 6 of DFG: accuracies by model choice, spreads, and verdicts from paired intervals."""
 
-from collections.abc import Mapping, Sequence
-from statistics import stdev
+from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import stdev
+from typing import Any
+
+from repro.evidence.decisions import decide
 from repro.evidence.intervals import paired_interval
 from repro.evidence.record import Row, Setting
-from repro.evidence.verdicts import decide
-from repro.studies.dfg import Study, Trained
+from repro.studies.dfg import Study, StudySettings, Trained, prepare_study, train_replicas
+from repro.training.run_store import RunStore
 from repro.training.tasks import chosen_accuracies
-from repro.vocabulary import DFGMethod
+from repro.vocabulary import DFGMethod, DFGTarget
 
 METRICS = ("top1_accuracy", "macro_recall")
 CONTROLS: tuple[DFGMethod, ...] = ("whole_transfer", "reweighting", "class_balanced")
@@ -39,7 +44,7 @@ def accuracies(one: Trained, choice: str = "last") -> dict[str, float]:
 def loss_history(
     every: Sequence[Trained], classes: Sequence[str]
 ) -> tuple[dict[str, dict[str, list[float]]], list[float]]:
-    """Panels for `repro.report.curves.line_panels`: loss → training → values, and the steps they were logged at."""
+    """Panels for `repro.report.plots.line_panels`: loss → training → values, and the steps they were logged at."""
     panels: dict[str, dict[str, list[float]]] = {}
     steps: list[float] = []
     for one in every:
@@ -155,3 +160,63 @@ def _row(
         n=count,
         unit="%" if metric in METRICS else "points",
     )
+
+
+# The trainings of a DFG notebook by its id: what `repro train dfg` runs ahead of it, and `repro plan` predicts.
+
+FIRST = (0,)
+MAPS_METHODS: tuple[DFGMethod, ...] = ("original", "fine_tuning", "delta", "dfg")
+WEIGHTS_RHOS = (0.75, 0.0)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Trainings of one method: on all of a study's plan, or on some positions of it."""
+
+    method: DFGMethod
+    rho: float | None = None
+    only: Sequence[int] | None = None
+
+
+def wanted_of(id: str, parameters: Mapping[str, Any]) -> list[Wanted]:
+    """What each notebook passes to `train_replicas`; nothing for those that train nothing."""
+    name = id.removeprefix("dfg/")
+    if name == "table2_accuracy":
+        return [Wanted(method) for method in METHODS]
+    if name == "fig2_feature_space":
+        return [Wanted("dfg", only=FIRST)]
+    if name == "fig3_fig4_activation_maps":
+        return [Wanted(method, only=FIRST) for method in MAPS_METHODS]
+    if name == "fig5_filter_weights":
+        return [Wanted("dfg", rho, FIRST) for rho in WEIGHTS_RHOS]
+    if name == "fig6_rho":
+        return [Wanted("dfg", rho, range(parameters["used"])) for rho in parameters["rhos"]]
+    return []
+
+
+def targets_of(parameters: Mapping[str, Any]) -> list[DFGTarget]:
+    """The data sets a notebook trains on; it names one or several."""
+    return parameters.get("targets") or [parameters["target"]]
+
+
+def train_wanted(id: str, parameters: Mapping[str, Any]) -> None:
+    """Train everything notebook `id` needs; finished trainings are loaded.
+
+    Raises:
+        ValueError: `id` trains nothing.
+    """
+    if not wanted_of(id, parameters):
+        raise ValueError(f"'{id}' trains nothing")
+    store = RunStore()
+    for target in targets_of(parameters):
+        study = prepare_study(StudySettings.of(parameters, target), parameters["schedule"], store)
+        for wanted in wanted_of(id, parameters):
+            trained = train_replicas(
+                study, wanted.method, store, rho=wanted.rho, only=_positions(wanted, len(study.plan))
+            )
+            new = [one for one in trained if not one.result.reused]
+            print(f"{target}, {wanted.method}: {len(trained)} trainings, {len(new)} of them new", flush=True)
+
+
+def _positions(wanted: Wanted, planned: int) -> Sequence[int] | None:
+    return None if wanted.only is None else [position for position in wanted.only if position < planned]

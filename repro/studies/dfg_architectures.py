@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from repro.evidence.record import Row
-from repro.models import FEATURE_GAN_SHAPES, FeatureDiscriminator, FeatureGenerator, split_classifier
+from repro.models import split_classifier
+from repro.models.feature_gan import FEATURE_GAN_SHAPES, FeatureDiscriminator, FeatureGenerator
 from repro.models.split_classifier import Architecture
 from repro.studies.dfg_protocol import PROTOCOLS
 from repro.training.dfg_settings import PAPER_SETTINGS

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
 from repro.catalogue import Preset
-from repro.evidence.estimate import Estimate
-from repro.evidence.intervals import Floats, Over, paired_interval
+from repro.evidence.intervals import Estimate, Floats, Over, paired_interval
+from repro.evidence.statistics import (
+    holm,
+    image_interval,
+    mean_interval,
+    multiple_comparison_note,
+    paired_p_value,
+)
 from repro.studies.ega import Measured, Outcome
 from repro.studies.localised import MetricPolicy
 
@@ -156,3 +164,234 @@ def threshold_sentences(measured: Measured) -> list[str]:
 
 def _column(setting: Mapping[str, object]) -> str:
     return ", ".join(f"{name} = {value}" for name, value in setting.items())
+
+
+# Which methods are really different: all pairs of a column under one evaluator, corrected for their number.
+
+LEVEL = 0.95
+Pair = tuple[str, Outcome, Outcome]
+"""A name, and the two outcomes whose errors are subtracted."""
+Place = tuple[str, str | None]
+"""A method, and the reading of it."""
+
+_PARTS: tuple[tuple[str, Place, Place], ...] = (
+    ("Adversarial examples with dual batch norm, over plain CAM", ("cam_adversarial", None), ("cam", None)),
+    ("Dual instead of shared batch norm, within EGA", ("ega", None), ("ega", "shared_batch_norm")),
+    ("The entropy term, over adversarial examples alone", ("ega", None), ("cam_adversarial", None)),
+    ("All of EGA, over plain CAM", ("ega", None), ("cam", None)),
+)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One paired comparison among several."""
+
+    name: str
+    first: str
+    second: str
+    difference: Estimate
+    """Error of the first method minus that of the second, in points."""
+    p: float
+    adjusted: float
+    """Holm's p over all comparisons made together."""
+
+    @property
+    def differs(self) -> bool:
+        """Whether the two are really different: the family-wise error rate is held at 5 %."""
+        return self.adjusted < 1 - LEVEL
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Methods by their mean error, and which pairs of them differ."""
+
+    metric: str
+    preset: Preset
+    methods: tuple[str, ...]
+    """Best first."""
+    errors: tuple[Estimate, ...]
+    """In the order of `methods`: over seeds, or over images where there is one seed."""
+    pairs: tuple[Contrast, ...]
+
+    @property
+    def by_method(self) -> dict[str, Estimate]:
+        """Mean errors, best first."""
+        return dict(zip(self.methods, self.errors, strict=True))
+
+    def beaten_by(self, method: str) -> list[str]:
+        """Methods that are really better than `method`."""
+        return [other for other in self.methods if other in self._apart(method) and self._is_before(other, method)]
+
+    def better_than(self, method: str) -> list[str]:
+        """Methods that are really worse than `method`."""
+        return [other for other in self.methods if other in self._apart(method) and self._is_before(method, other)]
+
+    def rank_interval(self, method: str) -> tuple[int, int]:
+        """Best and worst rank that the pairs leave open: only methods that really differ are put in order."""
+        return 1 + len(self.beaten_by(method)), len(self.methods) - len(self.better_than(method))
+
+    def letters(self) -> tuple[str, ...]:
+        """Letters per method, in order; methods that share one cannot be told apart (compact letter display).
+
+        Every largest set of methods without a differing pair has a letter, as in Piepho (J. Comp. Graph. Stat. 2004).
+        A smoke run decides nothing and has no letters.
+        """
+        if self.preset == "smoke":
+            return ("",) * len(self.methods)
+        groups = _cliques(self.methods, {frozenset((pair.first, pair.second)) for pair in self.pairs if pair.differs})
+        return tuple(
+            "".join(chr(ord("a") + index) for index, group in enumerate(groups) if method in group)
+            for method in self.methods
+        )
+
+    def _apart(self, method: str) -> set[str]:
+        mine = [
+            {pair.first, pair.second} for pair in self.pairs if pair.differs and method in (pair.first, pair.second)
+        ]
+        return set().union(*mine) - {method}
+
+    def _is_before(self, first: str, second: str) -> bool:
+        return self.methods.index(first) < self.methods.index(second)
+
+
+def rank(outcomes: Sequence[Outcome], metric: str, policy: MetricPolicy, preset: Preset) -> Ranking:
+    """Order methods by their mean error and compare every pair, paired over the same seeds and images.
+
+    Args:
+        outcomes: one per method, all of one column of a table.
+        metric: as `Localised.score` takes it; lower is better.
+        policy: the same for all.
+        preset: a smoke run decides nothing.
+
+    Raises:
+        ValueError: fewer than two outcomes, a method twice, or other seeds or images than the others have.
+    """
+    _check(outcomes)
+    estimates = {outcome.trial.method: _error(outcome, metric, policy) for outcome in outcomes}
+    order = sorted(outcomes, key=lambda outcome: estimates[outcome.trial.method].value)
+    pairs = [("", first, second) for first, second in combinations(order, 2)]
+    methods = tuple(outcome.trial.method for outcome in order)
+    found = tuple(estimates[method] for method in methods)
+    return Ranking(metric, preset, methods, found, tuple(contrasts(pairs, metric, policy)))
+
+
+def rank_columns(outcomes: Sequence[Outcome], metric: str, policy: MetricPolicy, preset: Preset) -> dict[str, Ranking]:
+    """One ranking per printed column (network or data set) with two methods or more; readings are left out."""
+    columns: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        if "reading" not in outcome.trial.setting:
+            columns.setdefault(", ".join(str(value) for value in outcome.trial.setting.values()), []).append(outcome)
+    return {name: rank(found, metric, policy, preset) for name, found in columns.items() if len(found) > 1}
+
+
+def contrasts(pairs: Sequence[Pair], metric: str, policy: MetricPolicy) -> list[Contrast]:
+    """Paired differences with Holm's correction over all of `pairs`."""
+    raw = [paired_p_value(*paired_values(first, second, metric, policy)) for _, first, second in pairs]
+    return [
+        Contrast(name, first.trial.method, second.trial.method, difference(first, second, metric, policy), p, adjusted)
+        for (name, first, second), p, adjusted in zip(pairs, raw, holm(raw).tolist(), strict=True)
+    ]
+
+
+def ranking_sentences(ranking: Ranking) -> list[str]:
+    """The order, which pairs really differ, and where EGA stands."""
+    label = LABELS[ranking.metric]
+    listed = ", ".join(f"{method} {error.value:.1f}" for method, error in ranking.by_method.items())
+    sentences = [f"{label} from best to worst mean (in %): {listed}."]
+    if ranking.preset == "smoke":
+        return [*sentences, "Which pairs are really different: a smoke run decides nothing."]
+    sentences.append(f"{label}: {multiple_comparison_note([pair.p for pair in ranking.pairs])}")
+    sentences += [
+        f"{method} has a really lower error than {', '.join(worse)}."
+        for method in ranking.methods
+        if (worse := ranking.better_than(method))
+    ]
+    if "ega" in ranking.methods:
+        best, worst = ranking.rank_interval("ega")
+        place = f"rank {best}" if best == worst else f"a rank between {best} and {worst}"
+        sentences.append(
+            f"EGA is number {ranking.methods.index('ega') + 1} of {len(ranking.methods)} by its mean; "
+            f"the pairs that really differ leave it {place}."
+        )
+    return sentences
+
+
+def contribution_sentences(
+    outcomes: Sequence[Outcome], metric: str, policy: MetricPolicy, preset: Preset, **setting: object
+) -> list[str]:
+    """What adversarial examples, dual batch norm and entropy each add over plain CAM, corrected for their number.
+
+    Only the parts whose trials were run are named: dual batch norm needs the reading `shared_batch_norm` of EGA.
+    """
+    pairs = [
+        (name, first, second)
+        for name, one, other in _PARTS
+        if (first := _found(outcomes, one, setting)) and (second := _found(outcomes, other, setting))
+    ]
+    if not pairs:
+        return []
+    return [_contribution(found, metric, preset, len(pairs)) for found in contrasts(pairs, metric, policy)]
+
+
+def _contribution(found: Contrast, metric: str, preset: Preset, family: int) -> str:
+    change = found.difference
+    spread = (
+        f"95 % interval {change.low:+.1f} to {change.high:+.1f}" if np.isfinite(change.low) else "one seed, no interval"
+    )
+    if preset == "smoke":
+        outcome = "a smoke run decides nothing"
+    elif found.differs:
+        outcome = "lowers the error" if change.value < 0 else "raises the error"
+    else:
+        outcome = "makes no difference that these seeds can show"
+    adjusted = f"p = {found.adjusted:.2g} after Holm's correction for {family}"
+    return f"{found.name}: {outcome}. {LABELS[metric]} changes by {change.value:+.1f} points ({spread}; {adjusted})."
+
+
+def _found(outcomes: Sequence[Outcome], place: Place, setting: Mapping[str, object]) -> Outcome | None:
+    method, reading = place
+    wanted = setting if reading is None else {**setting, "reading": reading}
+    try:
+        return find_outcome(outcomes, method, **wanted)
+    except ValueError:
+        return None
+
+
+def _error(outcome: Outcome, metric: str, policy: MetricPolicy) -> Estimate:
+    scores = [found.score(metric, policy) for found in outcome.found]
+    if len(scores) == 1 and scores[0].samples is not None:
+        return image_interval(scores[0].samples)
+    return mean_interval([score.value for score in scores])
+
+
+def _check(outcomes: Sequence[Outcome]) -> None:
+    methods = [outcome.trial.method for outcome in outcomes]
+    if len(outcomes) < 2 or len(set(methods)) < len(methods):
+        raise ValueError(f"a ranking needs two or more outcomes of different methods, got {methods}")
+    first = outcomes[0]
+    for other in outcomes[1:]:
+        if [found.seed for found in other.found] != [found.seed for found in first.found]:
+            raise ValueError(
+                f"{other.trial.method} has other seeds than {first.trial.method}; train both with the same"
+            )
+        if other.study.images.test.manifest != first.study.images.test.manifest:
+            raise ValueError(f"{other.trial.method} was evaluated on other images than {first.trial.method}")
+
+
+def _cliques(methods: Sequence[str], apart: set[frozenset[str]]) -> list[list[str]]:
+    """Every largest set of methods without a pair in `apart`, the one with the best method first (Bron–Kerbosch)."""
+    together = {
+        method: {other for other in methods if other != method and frozenset((method, other)) not in apart}
+        for method in methods
+    }
+    found: list[list[str]] = []
+
+    def extend(chosen: set[str], candidates: set[str], excluded: set[str]) -> None:
+        if not candidates and not excluded:
+            found.append(sorted(chosen, key=methods.index))
+        for method in sorted(candidates, key=methods.index):
+            extend(chosen | {method}, candidates & together[method], excluded & together[method])
+            candidates, excluded = candidates - {method}, excluded | {method}
+
+    extend(set(), set(methods), set())
+    return sorted(found, key=lambda group: [methods.index(method) for method in group])

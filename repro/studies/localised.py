@@ -10,27 +10,31 @@ from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from repro.data import ImageSet, data_path, read_wsol_metadata
-from repro.metrics import (
-    BoxAccuracy,
+from repro.data.images import ImageSet
+from repro.data.load import data_path
+from repro.data.wsol_metadata import read_wsol_metadata
+from repro.metrics.boxes import (
+    SIDE,
     BoxCurves,
     FixedThreshold,
-    GTKnownLoc,
-    MaxBoxAccV2,
     OracleThreshold,
     ThresholdPolicy,
-    Top1Loc,
     ValidationThreshold,
-    average_precision,
     box_curves,
     center_gaussian_curves,
+    scale_boxes,
+)
+from repro.metrics.localisation import (
+    BoxAccuracy,
+    GTKnownLoc,
+    MaxBoxAccV2,
+    Top1Loc,
+    average_precision,
     combine_masks,
     pixel_histograms,
-    scale_boxes,
     top_k_correct,
 )
-from repro.metrics.box_curves import SIDE
-from repro.training import RunResult
+from repro.training.run_store import RunResult
 from repro.vocabulary import ThresholdName
 
 _WSOL_FOLDERS = {"cub": "CUB", "ilsvrc": "ILSVRC"}

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from repro.data.load import load_dataset
 from repro.evidence.comparison import sample_key
 from repro.evidence.intervals import paired_interval
 from repro.evidence.record import Row, Setting
-from repro.metrics import (
-    AverageDrop,
-    AverageLogitDrop,
-    FaithfulnessSettings,
-    IncreaseInConfidence,
-    WinRate,
-    explanation_maps,
+from repro.metrics.faithfulness import FaithfulnessSettings, ScoreSpace, explanation_maps
+from repro.metrics.faithfulness_metrics import AverageDrop, AverageLogitDrop, IncreaseInConfidence, WinRate
+from repro.studies.explanations import (
+    AREA_MATCHED,
+    Explanations,
+    Subject,
+    SubjectSettings,
+    area_reached,
+    prepare_subject,
 )
-from repro.metrics.scoring import ScoreSpace
-from repro.studies.explanations import AREA_MATCHED, Explanations, area_reached
-from repro.studies.subject import Subject
+from repro.training.classifier import predicted_classes
+from repro.training.run_store import RunStore
 
 
 @dataclass(frozen=True)
@@ -258,3 +260,78 @@ def map_correlations(
 def scaled(maps: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
     """Min–max scaled maps as the metrics see them."""
     return explanation_maps(maps, (maps.shape[2], maps.shape[3]), FaithfulnessSettings()).masks
+
+
+# Figure 6 of ScoreCAM++, measured: how many of an image's objects a map covers.
+
+
+def objects_subject(settings: SubjectSettings, several: str, store: RunStore) -> Subject:
+    """The network of `settings`, explained on those images of data set `several` that hold two or more boxes.
+
+    Raises:
+        ValueError: the data set has no boxes, or no image with several.
+    """
+    subject = prepare_subject(settings.model_copy(update={"images": 1}), store)
+    found = load_dataset(several, split="test", size=subject.classifier.input_size, seed=settings.seed)
+    if found.boxes is None:
+        raise ValueError(f"data set '{several}' has no boxes; figure 6 needs images with several framed objects")
+    with_several = [index for index, boxes in enumerate(found.boxes) if len(boxes) > 1][: settings.images]
+    if not with_several:
+        raise ValueError(f"data set '{several}' has no image with several boxes")
+    images = found.subset(with_several)
+    predicted = predicted_classes(subject.classifier, images.images)
+    return replace(subject, settings=settings, images=images, targets=predicted)
+
+
+def objects_covered(
+    subject: Subject, maps: Mapping[str, Float[Tensor, "n 1 h w"]], threshold: float, coverage: float
+) -> Measured:
+    """Share of objects covered per image, in %, and mean map area.
+
+    Args:
+        subject: images with boxes.
+        maps: raw maps by method, at image size.
+        threshold: share (0..1) of the map's maximum above which a pixel counts.
+        coverage: share (0..1) of a box's pixels that must count.
+    """
+    measured = Measured()
+    for method, values in maps.items():
+        masks = scaled(values)
+        column = Column(method, method)
+        shares = [
+            100 * torch.stack([_inside(mask[0], box) > coverage for box in boxes]).double().mean()
+            for mask, boxes in zip(masks > threshold, subject.images.boxes or [], strict=True)
+        ]
+        measured.add(subject, column, "objects_covered", torch.stack(shares))
+        measured.add(subject, column, "mean_map_area", 100 * masks.mean(dim=(1, 2, 3)))
+    return measured
+
+
+def coverage_at_equal_area(measured: Measured, seed: int) -> AreaControl:
+    """Objects covered by ScoreCAM++ beside those of Score-CAM maps of its area, paired over images."""
+    values = {
+        method: measured.samples[sample_key(method, "objects_covered", seed)]
+        for method in ("scorecam", AREA_MATCHED, "scorecampp")
+    }
+    difference = paired_interval(values["scorecampp"], values[AREA_MATCHED], over="images")
+    plain, matched, own = (sum(numbers) / len(numbers) for numbers in values.values())
+    images = len(values["scorecampp"])
+    return AreaControl(
+        "objects covered",
+        "%",
+        plain,
+        matched,
+        own,
+        difference.value,
+        difference.low,
+        difference.high,
+        "higher",
+        images,
+        images,
+    )
+
+
+def _inside(mask: Tensor, box: Tensor) -> Tensor:
+    """Share of a half-open box's pixels that are set."""
+    x0, y0, x1, y1 = (int(value) for value in box)
+    return mask[y0:y1, x0:x1].double().mean()

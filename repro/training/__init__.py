@@ -1,13 +1,28 @@
 """Training loops, replicas and the run store."""
 
-from repro.training.cam import OutOfDeviceMemory, prepare_network, train_cam
-from repro.training.classifier import ClassifierRun, ClassifierSettings, accuracy, predicted_classes, train_classifier
+from repro.training.batches import TrainingSettings
+from repro.training.cam import (
+    AdversarialExamples,
+    EntropyTerm,
+    Ingredient,
+    LocalisationMaps,
+    OutOfDeviceMemory,
+    SeenBatch,
+    StepContext,
+    evaluate_localisation,
+    prepare_network,
+    ten_crop_probabilities,
+    train_cam,
+)
+from repro.training.classifier import (
+    ClassifierRun,
+    ClassifierSettings,
+    accuracy,
+    predicted_classes,
+    train_classifier,
+)
 from repro.training.ega import EGASettings, train_ega
-from repro.training.ingredients import AdversarialExamples, EntropyTerm, Ingredient, SeenBatch, StepContext
-from repro.training.localisation import LocalisationMaps, evaluate_localisation, ten_crop_probabilities
-from repro.training.run import Diverged, Run
-from repro.training.run_store import RunBusy, RunConfig, RunResult, RunStore
-from repro.training.settings import TrainingSettings
+from repro.training.run_store import Diverged, Run, RunBusy, RunConfig, RunResult, RunStore
 
 __all__ = [
     "AdversarialExamples",

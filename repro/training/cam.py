@@ -2,24 +2,154 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import cast
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from lightning_fabric import Fabric
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from repro.data.image_set import ImageSet
-from repro.losses.ega import Reduction, ega_loss
+from repro.data.images import ImageSet, Normalisation
+from repro.losses.attack import AttackSettings, pgd_attack
+from repro.losses.cam import EntropyForm, Reduction, cam_entropy, ega_loss
+from repro.metrics.localisation import ten_crop_scores
 from repro.models.cam_network import CAMNetwork, CAMOutput
-from repro.models.dual_batch_norm import to_global_batch_norm
-from repro.training.batches import Batch, Batches
-from repro.training.ingredients import Ingredient, StepContext
-from repro.training.optimisation import set_learning_rate, sgd
-from repro.training.run import Diverged, Run
-from repro.training.settings import TrainingSettings
+from repro.models.dual_batch_norm import has_dual_batch_norm, route_batch_norm, to_dual_batch_norm, to_global_batch_norm
+from repro.training.batches import Batch, Batches, StepRandom, TrainingSettings, normalised, resized
+from repro.training.run_store import Diverged, Run
+
+# Add-ons to the CAM training loop: what a method changes, and nothing else.
+#
+# A method of weakly supervised localisation is a list of ingredients. Each overrides the hooks it needs; the defaults
+# do nothing. EGA is `[AdversarialExamples(...), EntropyTerm(...)]`, plain CAM is `[]`.
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What the hooks of one training step may use."""
+
+    network: CAMNetwork
+    """The bare network, outside any distributed wrapper."""
+    normalisation: Normalisation
+    """How the images of the batch were made from pixels."""
+    random: StepRandom
+    """The only source of random numbers for hooks."""
+
+
+@dataclass(frozen=True)
+class SeenBatch:
+    """What localisation knows of a batch of evaluated images."""
+
+    network: CAMNetwork
+    images: Float[Tensor, "n 3 height width"]
+    """Normalised."""
+    output: CAMOutput
+    classes: Int[Tensor, " n"]
+    """The classes to localise."""
+
+
+class Ingredient:
+    """Hooks of the training loop and of localisation; every default does nothing."""
+
+    def wrap_network(self, network: CAMNetwork) -> CAMNetwork:
+        """Add layers, before the optimiser is built; called once, for training and again when weights are loaded."""
+        return network
+
+    def transform_batch(self, batch: Batch, context: StepContext) -> Batch:
+        """Change images or targets of a step; called in the order of the ingredients."""
+        return batch
+
+    def forward_context(self, context: StepContext) -> AbstractContextManager[None]:
+        """What must hold during the forward pass of a step."""
+        return nullcontext()
+
+    def losses(self, output: CAMOutput, batch: Batch, context: StepContext) -> dict[str, Float[Tensor, ""]]:
+        """Weighted terms to add to the cross-entropy, by name."""
+        return {}
+
+    def localise(self, seen: SeenBatch) -> Float[Tensor, "n h w"] | None:
+        """The maps that boxes are read from, if not the plain class maps; called in evaluation mode."""
+        return None
+
+
+@dataclass(frozen=True)
+class AdversarialExamples(Ingredient):
+    """Adds an adversarial view of every image (EGA §3.2); stands last among those that change images."""
+
+    attack: AttackSettings
+    batch_norm: Literal["dual", "shared"] = "dual"
+    """`dual`: adversarial images have batch norms of their own; `shared`: all go through one, as the released VGG."""
+
+    def wrap_network(self, network: CAMNetwork) -> CAMNetwork:
+        """Make the batch norms dual, unless shared.
+
+        Raises:
+            ValueError: dual ones are asked for and the network has none.
+        """
+        if self.batch_norm == "dual":
+            to_dual_batch_norm(network)
+        return network
+
+    def transform_batch(self, batch: Batch, context: StepContext) -> Batch:
+        """Append the adversarial view."""
+        noise = context.random.uniform(*batch.images.shape[1:]) * 2 - 1 if self.attack.random_start else None
+        moved = pgd_attack(context.network, batch.images, batch.target, self.attack, context.normalisation, noise)
+        return replace(batch, images=torch.cat([batch.images, moved]), views=("clean", "adversarial"))
+
+    def forward_context(self, context: StepContext) -> AbstractContextManager[None]:
+        """Clean half through the main batch norms, adversarial half through the auxiliary ones."""
+        network = context.network
+        return route_batch_norm(network, "mixed") if has_dual_batch_norm(network) else nullcontext()
+
+
+@dataclass(frozen=True)
+class EntropyTerm(Ingredient):
+    """Adds λ · entropy of the class activation maps of each view (EGA eq. 8)."""
+
+    form: EntropyForm
+    clean_weight: float
+    adversarial_weight: float
+
+    def losses(self, output: CAMOutput, batch: Batch, context: StepContext) -> dict[str, Float[Tensor, ""]]:
+        """One weighted entropy per view."""
+        weights = {"clean": self.clean_weight, "adversarial": self.adversarial_weight}
+        return {
+            f"entropy_{view}": weights[view] * cam_entropy(maps, batch.labels, self.form)
+            for view, maps in batch.by_view(output.maps).items()
+        }
+
+
+# Parameter groups and schedule shared by the WSOL methods (DANet, ACoL, EGA's release).
+
+
+def sgd(network: nn.Module, head: list[nn.Module], settings: TrainingSettings) -> torch.optim.SGD:
+    """SGD with four groups: backbone and head, weights and biases; each remembers its `base_lr`.
+
+    A parameter is a bias if its name ends so, batch-norm shifts included, as in ACoL's and DANet's code.
+    """
+    new = {id(parameter) for module in head for parameter in module.parameters()}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((id(parameter) in new, name.endswith("bias")), []).append(parameter)
+    described = []
+    for (is_new, is_bias), parameters in sorted(groups.items(), key=lambda item: item[0]):
+        factor = (settings.head_multiplier if is_new else 1.0) * (settings.bias_multiplier if is_bias else 1.0)
+        rate = settings.learning_rate * factor
+        described.append({"params": parameters, "lr": rate, "base_lr": rate})
+    return torch.optim.SGD(
+        described, momentum=settings.momentum, nesterov=settings.nesterov, weight_decay=settings.weight_decay
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, epoch: int, settings: TrainingSettings) -> None:
+    """Give every group the rate of `epoch` (0-based); a function of the epoch alone, so there is no state to resume."""
+    decays = sum(epoch >= boundary for boundary in settings.decay_epochs)
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * settings.decay_factor**decays
 
 
 class OutOfDeviceMemory(RuntimeError):
@@ -163,3 +293,78 @@ def _memory_advice(settings: TrainingSettings, fabric: Fabric) -> Iterator[None]
             f"a step with {share} images on each of {fabric.world_size} device(s) does not fit into GPU memory; "
             f"lower batch_size (now {settings.batch_size}), set precision to 'bf16-mixed' or use more devices"
         ) from error
+
+
+# Class activation maps of a whole image set, small and unscaled, as the localisation metrics take them.
+
+
+class LocalisationMaps(NamedTuple):
+    """What localisation and classification metrics need of every image."""
+
+    maps: Float[Tensor, "n h w"]
+    """Float32 maps at the network's resolution, not rectified, not normalised."""
+    logits: Float[Tensor, "n classes"]
+    """Scores of the whole image."""
+
+
+def evaluate_localisation(
+    network: CAMNetwork,
+    data: ImageSet,
+    settings: TrainingSettings,
+    ingredients: Sequence[Ingredient] = (),
+    map_class: Literal["label", "prediction"] = "label",
+    batch_size: int = 64,
+) -> LocalisationMaps:
+    """Maps and scores of all images, each squashed to the side of the training crop (EGA §4.1), in eval mode.
+
+    The network works where it is and is left in its mode. With dual batch norms the main half is used.
+
+    Args:
+        network: trained network.
+        data: images; boxes and masks are not looked at.
+        settings: those of the training: side, normalisation and precision.
+        ingredients: of the training; the last one that defines its own maps decides.
+        map_class: `label`, the benchmark's, takes the map of the true class; `prediction` that of the top class.
+        batch_size: images a forward pass.
+    """
+    device = next(network.parameters()).device
+    training = network.training
+    network.eval()
+    maps, scores = [], []
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, settings.precision == "bf16-mixed"):
+        for start in range(0, len(data), batch_size):
+            rows = slice(start, start + batch_size)
+            images = normalised(resized(data.images[rows].to(device), settings.crop), settings)
+            output = network.cam(images)
+            classes = data.labels[rows].to(device) if map_class == "label" else output.logits.argmax(1)
+            chosen = output.maps[torch.arange(len(classes), device=device), classes]
+            for ingredient in ingredients:
+                own = ingredient.localise(SeenBatch(network, images, output, classes))
+                chosen = chosen if own is None else own
+            maps.append(chosen.float().cpu())
+            scores.append(output.logits.float().cpu())
+    network.train(training)
+    return LocalisationMaps(torch.cat(maps), torch.cat(scores))
+
+
+def ten_crop_probabilities(
+    network: CAMNetwork, data: ImageSet, settings: TrainingSettings, batch_size: int = 16
+) -> Float[Tensor, "n classes"]:
+    """Softmax scores averaged over corners, centre and their mirror images (EGA §4.1), from images of side `resize`.
+
+    Raises:
+        ValueError: `settings.crop` is None or larger than the images.
+    """
+    if settings.crop is None:
+        raise ValueError("ten crops need settings.crop, which is None; use the scores of evaluate_localisation")
+    device = next(network.parameters()).device
+    training = network.training
+    network.eval()
+    scores = []
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, settings.precision == "bf16-mixed"):
+        for start in range(0, len(data), batch_size):
+            images = resized(data.images[start : start + batch_size].to(device), settings.resize)
+            inputs = normalised(images, settings)
+            scores.append(ten_crop_scores(network, inputs, size=settings.crop).float().cpu())
+    network.train(training)
+    return torch.cat(scores)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, model_validator
 
-from repro.losses.filter_weights import ThresholdUnit
+from repro.losses.dfg import ThresholdUnit
 from repro.models.feature_gan import GeneratorOrder, WeightPosition
 from repro.models.split_classifier import Architecture
 from repro.training.sampling import CriticBatches

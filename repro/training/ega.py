@@ -6,15 +6,13 @@ from lightning_fabric import Fabric
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from repro.data.image_set import ImageSet
+from repro.data.images import ImageSet
 from repro.losses.attack import AttackSettings
-from repro.losses.ega import Reduction
-from repro.losses.entropy import EntropyForm
+from repro.losses.cam import EntropyForm, Reduction
 from repro.models.cam_network import CAMNetwork
-from repro.training.cam import train_cam
-from repro.training.ingredients import AdversarialExamples, EntropyTerm, Ingredient
-from repro.training.run import Run
-from repro.training.settings import TrainingSettings
+from repro.training.batches import TrainingSettings
+from repro.training.cam import AdversarialExamples, EntropyTerm, Ingredient, train_cam
+from repro.training.run_store import Run
 
 
 class EGASettings(BaseModel):

@@ -4,13 +4,12 @@ from typing import Literal
 
 from torch import Tensor
 
-from repro.models import SplitClassifier
-from repro.training.cmwgan import train_cmwgan
+from repro.models.split_classifier import SplitClassifier
+from repro.training.baselines import SupervisedMethod, train_cmwgan, train_supervised
 from repro.training.dfg import build_networks, dfg_draws, train_dfg, update_cycle
 from repro.training.dfg_settings import DFGReadings, DFGSettings
 from repro.training.replicas import replicas_that_fit
-from repro.training.run import Run
-from repro.training.supervised import SupervisedMethod, train_supervised
+from repro.training.run_store import Run
 from repro.training.tasks import ReplicaTasks
 
 Method = SupervisedMethod | Literal["difa_cmwgan", "dfg"]

@@ -5,8 +5,7 @@ from multiprocessing.process import BaseProcess
 
 import psutil
 
-from repro.batch.job import make_jobs
-from repro.batch.runner import Runner
+from repro.batch.runner import Runner, make_jobs
 from repro.catalogue import all_tables
 
 

@@ -16,16 +16,14 @@ import pytest
 import runner_process
 from typer.testing import CliRunner
 
-from repro.batch.job import make_jobs
-from repro.batch.runner import Outcome, Runner
+from repro.batch.runner import Outcome, Runner, make_jobs
 from repro.catalogue import Table, all_tables
 from repro.cli import app
-from repro.errors import UserError
-from repro.evidence.attempt import load_attempt
-from repro.evidence.record import InvalidRecord, load_record, record_of
+from repro.evidence.record import InvalidRecord, load_attempt, load_record, record_of
 from repro.files import atomic_path
-from repro.report.dashboard import write_dashboard
-from repro.report.tables import bullet_list, key_value_table
+from repro.project import UserError
+from repro.report.html import bullet_list, key_value_table
+from repro.report.pages import write_dashboard
 
 Project = Callable[[str, str], Path]
 BODY = "import time; time.sleep(0.3)"
@@ -212,7 +210,7 @@ def test_other_commands_on_a_full_disk(project: Project, monkeypatch: pytest.Mon
     def full(preset: str) -> Path:
         raise OSError(errno.ENOSPC, "No space left on device", "reports/index.html")
 
-    monkeypatch.setattr("repro.batch.run.rebuild_report", full)
+    monkeypatch.setattr("repro.batch.runner.rebuild_report", full)
     monkeypatch.setattr(sys, "argv", ["repro", "report"])
     with pytest.raises(SystemExit) as stopped:
         cli.main()

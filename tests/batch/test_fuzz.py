@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from repro.catalogue import Table
 from repro.cli import app
-from repro.errors import UserError
 from repro.parameters import preset_values
+from repro.project import UserError
 
 Project = Callable[[str, str], Path]
 GOOD = {"preset": "quick", "images": 50, "rate": 0.1, "method": "scorecam", "seeds": [0, 1]}
@@ -159,7 +159,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         started.append([job.parameters_hash + job.to_json() for job in jobs])
         return 0
 
-    monkeypatch.setattr("repro.batch.run.run_and_report", run_and_report)
+    monkeypatch.setattr("repro.batch.runner.run_and_report", run_and_report)
     return started
 
 

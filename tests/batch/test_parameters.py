@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from repro.catalogue import Table
 from repro.cli import app
-from repro.errors import UserError
 from repro.parameters import parse_assignment, parse_parameters, preset_values
+from repro.project import UserError
 
 GOOD = {"preset": "quick", "images": 50, "rate": 0.1, "method": "scorecam", "seeds": [0, 1]}
 

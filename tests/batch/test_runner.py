@@ -10,12 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from repro.batch.job import make_jobs
-from repro.batch.runner import Outcome, Runner
+from repro.batch.runner import Outcome, Runner, make_jobs
 from repro.catalogue import Table, all_tables
-from repro.evidence.attempt import load_attempt
-from repro.evidence.record import record_of
-from repro.report.dashboard import write_dashboard
+from repro.evidence.record import load_attempt, record_of
+from repro.report.pages import write_dashboard
 
 Project = Callable[[str, str], Path]
 

@@ -11,8 +11,7 @@ import pytest
 from tiny_project import project  # noqa: F401 (a fixture)
 
 from repro.batch.cluster import resources_of
-from repro.batch.job import make_jobs
-from repro.batch.runner import Runner
+from repro.batch.runner import Runner, make_jobs
 from repro.catalogue import PRESETS, Table, all_tables
 from repro.evidence.record import record_of
 from repro.parameters import preset_values
@@ -45,7 +44,7 @@ def test_every_table_has_resources() -> None:
 
 
 def test_training_jobs_are_possible() -> None:
-    from repro.studies.dfg_training import wanted_of
+    from repro.studies.dfg_accuracy import wanted_of
     from repro.studies.ega import trials_of
 
     trained = [table for table in all_tables() if resources_of(table, "paper").training_gpus]

@@ -12,11 +12,19 @@ import dataset_trees as trees
 import pytest
 
 from repro.data import preparation
-from repro.data.archives import DamagedArchiveError, UnsafeArchiveError, unpack
 from repro.data.entries import ENTRIES
 from repro.data.listing import DamagedImageError
 from repro.data.load import MissingDataError, data_path, load_dataset
-from repro.data.preparation import MANIFEST, PrepareError, check, describe, prepare
+from repro.data.preparation import (
+    MANIFEST,
+    DamagedArchiveError,
+    PrepareError,
+    UnsafeArchiveError,
+    check,
+    describe,
+    prepare,
+    unpack,
+)
 from repro.data.registry import Archive, Contents, Edition
 from repro.files import file_hash
 
@@ -172,10 +180,10 @@ def test_full_disk_leaves_nothing_and_keeps_what_was_there(source, root, monkeyp
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return real(stream, target, relative)
 
-    from repro.data import archives
+    from repro.data import preparation
 
-    real = archives.write_stream
-    monkeypatch.setattr(archives, "write_stream", write)
+    real = preparation.write_stream
+    monkeypatch.setattr(preparation, "write_stream", write)
     with pytest.raises(PrepareError, match="full"):
         prepare("dogs_vs_cats", source, root)
     assert [p.name for p in root.iterdir()] == ["dogs_vs_cats"]

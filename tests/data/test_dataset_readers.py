@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from repro.data import label_map, load_dataset
+from repro.data import label_map, load_dataset, readers
 from repro.data.entries import ENTRIES
-from repro.data.labels import CIFAR10, STL10
+from repro.data.images import CIFAR10, STL10
 from repro.data.listing import DamagedFileError, UnknownSplitError, class_balanced_draw
-from repro.data.readers import arrays, folders
 from repro.data.registry import UnknownDatasetError
 
 
@@ -45,10 +44,10 @@ def test_damaged_idx_is_refused(content, tmp_path):
     path = tmp_path / "x.gz"
     path.write_bytes(gzip.compress(content))
     with pytest.raises(DamagedFileError, match=r"x\.gz"):
-        arrays.read_idx(path)
+        readers.read_idx(path)
     path.write_bytes(gzip.compress(content)[:-5])
     with pytest.raises(DamagedFileError, match=r"x\.gz"):
-        arrays.read_idx(path)
+        readers.read_idx(path)
 
 
 def test_cifar10_and_stl10_binaries(tmp_path):
@@ -94,7 +93,7 @@ def test_caltech256_splits_are_disjoint(tmp_path):
     for number in range(90):
         for name in ("001.ak47", "257.clutter"):
             trees.save_image(tmp_path / f"caltech256/256_ObjectCategories/{name}/{number:04}.jpg", size=(8, 8))
-    train, test = (folders.caltech256(tmp_path / "caltech256", split) for split in ("train", "test"))
+    train, test = (readers.caltech256(tmp_path / "caltech256", split) for split in ("train", "test"))
     assert (len(train.ids), len(test.ids)) == (120, 40) and not set(train.ids) & set(test.ids)
     assert train.classes == ["ak47", "clutter"] and np.bincount(test.labels).tolist() == [20, 20]
 
@@ -117,8 +116,8 @@ def test_dogs_vs_cats_split(tmp_path):
 
 
 def test_imagenet_index_is_the_position_among_all_synsets(tmp_path):
-    assert len(folders.synsets()) == len(set(folders.imagenet_classes())) == 1000
-    assert folders.synsets() == sorted(folders.synsets())
+    assert len(readers.synsets()) == len(set(readers.imagenet_classes())) == 1000
+    assert readers.synsets() == sorted(readers.synsets())
     for name in ("n01440764_tench", "n15075141_toilet_tissue"):
         trees.save_image(tmp_path / f"imagenet_sample/{name}.JPEG")
         trees.save_image(tmp_path / f"imagenet/val/{name.split('_')[0]}/ILSVRC2012_val_1.JPEG")
@@ -165,8 +164,8 @@ def watched_photographs(monkeypatch, root, split):
     """Names of the photographs that garment scenes of `split` are composed over."""
     seen = set()
     with monkeypatch.context() as patch:
-        real = folders.read_image
-        patch.setattr(folders, "read_image", lambda path: seen.add(path.name) or real(path))
+        real = readers.read_image
+        patch.setattr(readers, "read_image", lambda path: seen.add(path.name) or real(path))
         load("garment_scenes", root, split=split, limit=20)
     return seen
 
@@ -178,7 +177,7 @@ def test_garment_scenes(tmp_path, monkeypatch):
     for stem in ("train", "t10k"):
         trees.write_idx(tmp_path / f"fashion_mnist/{stem}-images-idx3-ubyte.gz", garments)
         trees.write_idx(tmp_path / f"fashion_mnist/{stem}-labels-idx1-ubyte.gz", np.arange(20, dtype=np.uint8) % 10)
-    for synset in folders.synsets()[:4]:
+    for synset in readers.synsets()[:4]:
         trees.save_image(tmp_path / f"imagenet_sample/{synset}_x.JPEG", size=(60, 50))
     seen = {split: watched_photographs(monkeypatch, tmp_path, split) for split in ("train", "val", "test")}
     assert seen["train"] and seen["val"] and seen["test"] and not (seen["train"] | seen["val"]) & seen["test"]

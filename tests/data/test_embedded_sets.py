@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from repro.data import ImageSet, load_dataset, load_scenes
-from repro.data.emblems import EMBLEMS
-from repro.data.scenes import CLASSES, render_scene
+from repro.data.scenes import CLASSES, EMBLEMS, render_scene
 
 
 def test_scene_depends_on_split_seed_and_index_alone():

@@ -7,7 +7,7 @@ import dataset_trees as trees
 import numpy as np
 import pytest
 
-from repro.data import cache, load_dataset
+from repro.data import listing, load_dataset, readers
 from repro.data.images import UnreadableImageError
 
 
@@ -22,11 +22,10 @@ def load(root, **options):
 
 
 def count_reads(monkeypatch):
-    from repro.data.readers import annotated
 
     seen = []
-    real = annotated.read_image
-    monkeypatch.setattr(annotated, "read_image", lambda path, upright: seen.append(path) or real(path, upright))
+    real = readers.read_image
+    monkeypatch.setattr(readers, "read_image", lambda path, upright: seen.append(path) or real(path, upright))
     return seen
 
 
@@ -61,11 +60,11 @@ def test_full_disk_or_crash_leaves_no_cache(root, monkeypatch, moment):
 
     with monkeypatch.context() as patch:
         if moment == "allocate":
-            patch.setattr(cache.os, "posix_fallocate", full)
+            patch.setattr(listing.os, "posix_fallocate", full)
         elif moment == "decode":
-            patch.setattr(cache.Arrays, "store", full)
+            patch.setattr(listing.Arrays, "store", full)
         else:
-            patch.setattr(cache, "write_json", full)
+            patch.setattr(listing, "write_json", full)
         with pytest.raises(OSError, match="No space"):
             load(root)
     assert not list((root / ".cache").iterdir())
@@ -74,23 +73,22 @@ def test_full_disk_or_crash_leaves_no_cache(root, monkeypatch, moment):
 
 @pytest.mark.faults("two processes fill one image cache", "one result, both use it")
 def test_two_processes_filling_at_once_share_one_result(root, monkeypatch):
-    real = cache.write_json
+    real = listing.write_json
 
     def slow(path, value):
         real(path, value)
-        monkeypatch.setattr(cache, "write_json", real)
+        monkeypatch.setattr(listing, "write_json", real)
         load(root)  # another process finishes first
 
-    monkeypatch.setattr(cache, "write_json", slow)
+    monkeypatch.setattr(listing, "write_json", slow)
     assert len(load(root)) == 2 and len(list((root / ".cache").iterdir())) == 1
 
 
 def test_all_images_unreadable(root, monkeypatch):
-    from repro.data.readers import annotated
 
     def unreadable(*_: object, **__: object) -> None:
         raise UnreadableImageError("has no bytes")
 
-    monkeypatch.setattr(annotated, "read_image", unreadable)
+    monkeypatch.setattr(readers, "read_image", unreadable)
     nothing = load(root)
     assert len(nothing) == 0 and len(nothing.skipped) == 2 and nothing.images.shape == (0, 3, 64, 64)

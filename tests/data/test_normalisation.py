@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from repro.data.normalisation import HALF, IMAGENET, Normalisation
+from repro.data.images import HALF, IMAGENET, Normalisation
 
 
 def test_apply_is_hand_computed() -> None:

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from repro.data.image_set import ImageSet
+from repro.data.images import ImageSet
 from repro.losses import classification_loss
 from repro.models import SplitClassifier
 from repro.training import Run
-from repro.training.cmwgan import train_cmwgan
+from repro.training.baselines import RECIPES, load_source, train_cmwgan, train_supervised
 from repro.training.dfg import (
     build_networks,
     dfg_draws,
@@ -23,7 +23,6 @@ from repro.training.dfg import (
 from repro.training.dfg_settings import PAPER_SETTINGS, DFGReadings, DFGSettings
 from repro.training.methods import replica_chunks
 from repro.training.sampling import Augmentation, CycleDraws, ResidentData
-from repro.training.supervised import RECIPES, load_source, train_supervised
 from repro.training.tasks import ReplicaTasks, chosen_accuracies, resident
 
 MakeTasks = Callable[[list[int]], ReplicaTasks]

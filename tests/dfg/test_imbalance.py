@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torchmetrics.classification import MulticlassAccuracy
 
 from repro.data.imbalance import held_out_split, majority_combinations, step_imbalance
-from repro.metrics.imbalanced import confusion_counts, macro_recall, top1_accuracy
+from repro.metrics.classification import confusion_counts, macro_recall, top1_accuracy
 
 LABELS = torch.arange(1000) % 10
 

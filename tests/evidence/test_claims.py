@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from repro.evidence.cells import CellAddress
 from repro.evidence.claims import (
     Claim,
     claims_for,
@@ -15,8 +14,8 @@ from repro.evidence.claims import (
     lookup_in,
     published_estimates,
 )
-from repro.evidence.estimate import Estimate
-from repro.evidence.published import PAPERS, published_table
+from repro.evidence.intervals import Estimate
+from repro.evidence.published import PAPERS, CellAddress, published_table
 
 CLAIMS = [claim for paper in PAPERS for claim in load_claims(paper)]
 PUBLISHED = published_estimates()

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from repro.evidence.comparison import CellComparison
-from repro.evidence.estimate import Estimate
+from repro.evidence.intervals import Estimate
 from repro.evidence.published import published_table
 
 CELL = published_table("dfg/table1_datasets").cells[0]

@@ -10,15 +10,11 @@ import pytest
 import yaml
 from synthetic_records import printed_records, sampled
 
-from repro.errors import UserError
-from repro.evidence.judgement import Judge
-from repro.evidence.stated import load_stated
-from repro.project import code_root
-from repro.report.dashboard import write_dashboard
-from repro.report.results import write_results
-from repro.report.svg import Scale
-from repro.report.terminal import print_verdicts, state_verdicts
-from repro.report.verdict_views import notebook_verdicts
+from repro.evidence.judgement import Judge, load_stated
+from repro.project import UserError, code_root
+from repro.report.pages import write_dashboard
+from repro.report.readme import write_results
+from repro.report.verdict_views import Scale, notebook_verdicts, print_verdicts, state_verdicts
 
 TABLE3 = "scorecampp/table3_imagenet_resnet18"
 VERDICT_WORDS = re.compile(r"\b(supported|contradicted|inconclusive)\b", re.IGNORECASE)
@@ -237,7 +233,7 @@ def imported(path):
 
 
 def test_dashboards_do_not_load_torch():
-    seen, waiting = set(), ["repro.report.dashboard", "repro.report.terminal", "repro.report.results"]
+    seen, waiting = set(), ["repro.report.pages", "repro.report.verdict_views", "repro.report.readme"]
     while waiting:
         name = waiting.pop()
         base = code_root() / Path(*name.split("."))
@@ -246,7 +242,7 @@ def test_dashboards_do_not_load_torch():
             seen.add(name)
             waiting += imported(path)
             assert not {"torch", "torchvision", "captum"} & set(imported(path)), f"{name} loads torch"
-    assert {"repro.evidence.judgement", "repro.report.evidence_pages"} <= seen
+    assert {"repro.evidence.judgement", "repro.report.pages"} <= seen
 
 
 def test_a_notebook_shows_its_verdicts(pages, monkeypatch):

@@ -6,16 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_records import make_record, moved, printed_records, sampled
 
-from repro.evidence.cells import CellAddress
 from repro.evidence.claims import load_claims
-from repro.evidence.comparison import sample_key
-from repro.evidence.judgement import Judge
-from repro.evidence.measurements import Measurements
-from repro.evidence.published import PAPERS
-from repro.evidence.reading_effects import reading_effects
+from repro.evidence.comparison import Measurements, sample_key
+from repro.evidence.decisions import Verdict
+from repro.evidence.judgement import Judge, comparison_note
+from repro.evidence.published import PAPERS, CellAddress
+from repro.evidence.readings import reading_effects
 from repro.evidence.record import Row
-from repro.evidence.table_notes import comparison_note
-from repro.evidence.verdicts import Verdict
 
 CLAIMS = {claim.id: claim for paper in PAPERS for claim in load_claims(paper)}
 PRINTED = printed_records()

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from repro.evidence.cells import CellAddress
 from repro.evidence.published import (
     PAPERS,
+    CellAddress,
     PublishedTable,
     grim_consistent,
     load_published,

@@ -5,9 +5,9 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from repro.errors import UserError
 from repro.evidence.speed import Comparison, SpeedRecord, compared, environment, load_speed_records
-from repro.report.speed_table import NOTHING, speed_table
+from repro.project import UserError
+from repro.report.readme import NOTHING, speed_table
 
 
 def record(*comparisons):

@@ -8,13 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from repro.evidence.equivalence import equivalence_test, rounding_half_width, tost_p_value
-from repro.evidence.estimate import Estimate
+from repro.evidence.decisions import (
+    Verdict,
+    decide,
+    equivalence_test,
+    holm,
+    mean_p_value,
+    multiple_comparison_note,
+    paired_t_power,
+    rounding_half_width,
+    sd_interval,
+    seeds_needed,
+    tost_p_value,
+)
 from repro.evidence.improvement import probability_of_improvement
-from repro.evidence.intervals import mean_interval
-from repro.evidence.multiplicity import holm, mean_p_value, multiple_comparison_note
-from repro.evidence.power import paired_t_power, sd_interval, seeds_needed
-from repro.evidence.verdicts import Verdict, decide
+from repro.evidence.intervals import Estimate, mean_interval
 
 numbers = st.floats(-100, 100).map(lambda x: round(x, 3))
 widths = st.floats(0, 50).map(lambda x: round(x, 3))

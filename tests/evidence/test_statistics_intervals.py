@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from repro.evidence.bootstrap import best_threshold_mean, resample_weights, weighted_mean
+from repro.evidence.intervals import best_threshold_mean, resample_weights, weighted_mean
 from repro.evidence.statistics import (
     Estimate,
     bootstrap_statistic,

@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from repro.explain import EngineSettings, MaskedPasses, MaskRule, ScoreCAM
-from repro.explain.batches import batch_within_budget, forward_bytes, run_in_shrinking_batches
-from repro.explain.fused_convolution import can_fuse, fuse_convolutions, pack_filters
-from repro.explain.masked_network import convert, fold_batch_norm, inference_copy
+from repro.explain.engine import can_fuse, convert, fold_batch_norm, fuse_convolutions, inference_copy, pack_filters
+from repro.explain.layer import batch_within_budget, forward_bytes, run_in_shrinking_batches
 
 
 class LimitedMemory(nn.Module):

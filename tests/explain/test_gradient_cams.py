@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from repro.explain import GradCAM, GradCAMPlusPlus, LayerCAM, XGradCAM
 from repro.explain.gradient_cams import gradcam_plus_plus_weights, xgradcam_weights
-from repro.explain.layer_activation import tokens_to_grid
+from repro.explain.layer import tokens_to_grid
 
 ALL = [GradCAM, GradCAMPlusPlus, XGradCAM, LayerCAM]
 

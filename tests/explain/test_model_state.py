@@ -14,7 +14,7 @@ from repro.explain import (
     ScoreCAMPlusPlus,
     XGradCAM,
 )
-from repro.explain.layer_activation import resolve_target, tokens_to_grid
+from repro.explain.layer import resolve_target, tokens_to_grid
 
 
 def augmented(model, layer):

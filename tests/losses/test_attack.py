@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from repro.data.normalisation import IMAGENET
+from repro.data.images import IMAGENET
 from repro.losses import AttackSettings, pgd_attack
 from repro.models import route_batch_norm, small_cam, to_dual_batch_norm
 

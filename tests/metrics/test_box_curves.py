@@ -8,8 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repro.metrics.box_curves import box_curves, scale_boxes
-from repro.metrics.thresholds import THRESHOLDS, levels_at
+from repro.metrics.boxes import THRESHOLDS, box_curves, levels_at, scale_boxes
 
 
 def random_boxes(rng: np.random.Generator, width: int, height: int, count: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from repro.data.normalisation import HALF, IMAGENET
+from repro.data.images import HALF, IMAGENET
 from repro.metrics import FaithfulnessSettings, explanation_maps, explanation_scores, whole_image
 from repro.metrics.faithfulness import keep_largest, min_max
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from repro.metrics import InsertionDeletionSettings, insertion_deletion_curves
-from repro.metrics.insertion_deletion import pixel_ranks
+from repro.metrics.faithfulness_metrics import pixel_ranks
 
 
 class SumNetwork(nn.Module):

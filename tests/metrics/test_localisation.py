@@ -25,7 +25,7 @@ from repro.metrics import (
     center_gaussian,
     center_gaussian_curves,
 )
-from repro.metrics.box_curves import scale_boxes
+from repro.metrics.boxes import scale_boxes
 
 
 def step_curves(*steps: tuple[int, float]) -> BoxCurves:

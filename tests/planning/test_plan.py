@@ -11,8 +11,7 @@ from tiny_project import project  # noqa: F401 (a fixture)
 from torch import Tensor
 
 from repro.catalogue import Table, all_tables
-from repro.evidence.prediction import Plan, load_plan, plan_path, prediction_for
-from repro.evidence.record import Record, load_record
+from repro.evidence.record import Plan, Record, load_plan, load_record, plan_path, prediction_for
 from repro.parameters import parameters_hash, preset_values
 from repro.planning import Loop, Planner, SampledRun, Work, cost_of, make_plan
 from repro.planning.dfg import dfg_request, kind_of_cycle

@@ -9,9 +9,9 @@ import sys
 from typing import Any
 
 import repro.batch.cluster
-import repro.batch.run
+import repro.batch.runner
 import repro.cli
-import repro.studies.ega_training
+import repro.studies.ega
 
 os.environ["TORCHELASTIC_RUN_ID"] = "rehearsal"  # so that `repro train --devices 2` validates instead of launching
 
@@ -28,8 +28,8 @@ def show_training(id: str, values: dict[str, Any], devices: int) -> None:
     print(f"would train {id} {values['preset']} {len(values)} parameters on {devices} devices")
 
 
-repro.batch.run.run_and_report = show_jobs
+repro.batch.runner.run_and_report = show_jobs
 repro.batch.cluster.run_on_cluster = show_jobs
-repro.studies.ega_training.train_trials = show_training
+repro.studies.ega.train_trials = show_training
 sys.argv[0] = "repro"
 repro.cli.main()

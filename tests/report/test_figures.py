@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
-from repro.report.figures import save_png
+from repro.report.plots import save_png
 
 
 def test_plots_get_a_palette_and_pictures_do_not(tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ import nbformat
 import pytest
 from page_checks import faults_of_markdown, faults_of_page
 
-from repro.batch.run import rebuild_page
+from repro.batch.runner import rebuild_page
 from repro.catalogue import all_tables
 from repro.project import code_root
-from repro.report.dashboard import write_dashboard
 from repro.report.html import export_notebook, with_unique_headings
+from repro.report.pages import write_dashboard
 
 ROOT = code_root()
 COMMITTED = sorted((ROOT / "reports" / "quick").rglob("*.html"))

@@ -7,12 +7,17 @@ import shutil
 
 import pytest
 
-from repro.data import ENTRIES
+from repro.data import ENTRIES, describe
 from repro.evidence.judgement import Judge
 from repro.project import code_root
-from repro.readme import generated_sections, read_section, replace_section
-from repro.report.results import results_text
-from repro.report.results_table import measured_records, results_table
+from repro.report.readme import (
+    generated_sections,
+    measured_records,
+    read_section,
+    replace_section,
+    results_table,
+    results_text,
+)
 
 ROOT = code_root()
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -34,7 +39,7 @@ def committed_reports():
 
 @pytest.fixture(scope="module")
 def sections(committed_reports):
-    return generated_sections()
+    return generated_sections(describe())
 
 
 @pytest.mark.parametrize("name", SECTIONS)

@@ -6,18 +6,31 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
-from repro.data.labels import CIFAR10, STL10
+from repro.data.images import CIFAR10, STL10
 from repro.evidence.published import published_table
-from repro.metrics.frechet import frechet_distance
+from repro.metrics.classification import frechet_distance
 from repro.models import lenet5
-from repro.studies.dfg import Study, StudySettings, Trained, member_of, prepare_study, rho_setting, train_replicas
+from repro.studies.dfg import (
+    Study,
+    StudySettings,
+    Trained,
+    member_of,
+    prepare_study,
+    rho_setting,
+    train_replicas,
+)
 from repro.studies.dfg_accuracy import accuracies, accuracy_rows, spread_rows, verdicts
 from repro.studies.dfg_architectures import layers, schedule_rows
-from repro.studies.dfg_datasets import paper_targets, protocol_rows
-from repro.studies.dfg_features import class_distances, sample_features
-from repro.studies.dfg_maps import activation_maps, minority_images, share_inside
-from repro.studies.dfg_protocol import align_head, paper_settings, plan
-from repro.studies.dfg_weights import spread, weight_history
+from repro.studies.dfg_figures import (
+    activation_maps,
+    class_distances,
+    minority_images,
+    sample_features,
+    share_inside,
+    spread,
+    weight_history,
+)
+from repro.studies.dfg_protocol import align_head, paper_settings, paper_targets, plan, protocol_rows
 from repro.training import Run, RunStore
 from repro.training.run_store import RunResult
 

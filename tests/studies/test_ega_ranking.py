@@ -10,9 +10,16 @@ import torch
 from scipy import stats
 
 from repro.evidence.statistics import paired_interval, paired_p_value
-from repro.report.dot_plots import ranking_plot
+from repro.report.plots import ranking_plot
 from repro.studies.ega import Outcome, Trial
-from repro.studies.ega_ranking import Contrast, Ranking, contribution_sentences, rank, rank_columns, ranking_sentences
+from repro.studies.ega_findings import (
+    Contrast,
+    Ranking,
+    contribution_sentences,
+    rank,
+    rank_columns,
+    ranking_sentences,
+)
 from repro.studies.localised import Localised, MetricPolicy
 from repro.training import RunResult
 

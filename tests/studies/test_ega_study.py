@@ -12,16 +12,15 @@ from typer.testing import CliRunner
 from repro.catalogue import Table
 from repro.cli import app
 from repro.data import ImageSet, load_scenes
-from repro.errors import UserError
 from repro.evidence.published import load_published, published_table
 from repro.losses import AttackSettings
 from repro.parameters import preset_values
-from repro.studies.batch_statistics import activation_statistics, statistics_distance
+from repro.project import UserError
 from repro.studies.cam_methods import METHODS, READINGS, method_settings, with_changes
 from repro.studies.cam_study import CamStudy, StudyImages
 from repro.studies.ega import TRIALS, errors, localise_all, trials_of
+from repro.studies.ega_figures import activation_statistics, largest_boxes, masks_at, statistics_distance
 from repro.studies.ega_findings import contrast_sentence, difference, find_outcome
-from repro.studies.ega_pictures import largest_boxes, masks_at
 from repro.studies.localised import Localised, MetricPolicy, measure, true_boxes
 from repro.training import EGASettings, RunResult, RunStore, TrainingSettings
 

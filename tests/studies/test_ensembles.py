@@ -7,8 +7,16 @@ import torch
 from test_ega_study import TINY
 
 from repro.evidence.published import published_table
-from repro.studies.ega import errors, localise_all, trials_of
-from repro.studies.ensembles import ENSEMBLES, average_maps, ensemble_seeds, ensembles_of, localise_ensemble
+from repro.studies.ega import (
+    ENSEMBLES,
+    average_maps,
+    ensemble_seeds,
+    ensembles_of,
+    errors,
+    localise_all,
+    localise_ensemble,
+    trials_of,
+)
 from repro.studies.localised import MetricPolicy
 from repro.training import RunStore
 

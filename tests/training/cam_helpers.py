@@ -2,7 +2,7 @@
 
 import torch
 
-from repro.data.image_set import ImageSet
+from repro.data.images import ImageSet
 from repro.models import CAMNetwork, small_cam
 from repro.training import TrainingSettings
 

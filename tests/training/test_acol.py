@@ -9,7 +9,7 @@ from comparator_helpers import one_step, trained
 from repro.models import CAMOutput, small_cam
 from repro.training import EGASettings, SeenBatch, prepare_network
 from repro.training.comparators import ACoLSettings, ComplementaryClassifier
-from repro.training.comparators.acol import erase
+from repro.training.comparators.erasing import erase
 
 
 def test_features_are_zero_where_the_scaled_map_reaches_the_threshold() -> None:

@@ -9,7 +9,7 @@ from repro.losses import AttackSettings, pgd_attack
 from repro.models import small_cam
 from repro.training import prepare_network
 from repro.training.comparators import ADLSettings, AttentionDropLayers, WithEGA
-from repro.training.comparators.adl import AttentionDrop
+from repro.training.comparators.erasing import AttentionDrop
 
 FEATURES = torch.tensor([[[[1.0, 2.0], [3.0, 10.0]], [[1.0, 4.0], [5.0, 6.0]]]])  # attention 1, 3, 4, 8
 

@@ -5,7 +5,7 @@ from comparator_helpers import one_step
 
 from repro.training import SeenBatch
 from repro.training.comparators import BackpropSettings
-from repro.training.comparators.backprop import saliency, segment
+from repro.training.comparators.attention import saliency, segment
 
 
 def test_saliency_is_the_largest_absolute_gradient_and_works_in_inference_mode() -> None:

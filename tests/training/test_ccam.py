@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 from comparator_helpers import one_step, trained
 
-from repro.models.non_local import NonLocalBlock
+from repro.models.cam_backbones import NonLocalBlock
 from repro.studies.cam_methods import trained_as
 from repro.training import EGASettings, TrainingSettings
 from repro.training.comparators import CCAMSettings, NLCCAMSettings, NonLocalBlocks
-from repro.training.comparators.ccam import combine_maps, rank_weights
+from repro.training.comparators.attention import combine_maps, rank_weights
 
 
 def test_weights_fall_from_one_to_minus_one() -> None:

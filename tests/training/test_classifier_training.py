@@ -7,9 +7,16 @@ import torch
 from torch import Tensor
 
 from repro.models import Classifier, load_classifier
-from repro.training import ClassifierRun, ClassifierSettings, Run, RunResult, RunStore, accuracy, train_classifier
-from repro.training.augmentation import flip_and_shift
-from repro.training.classifier import batch_of_step
+from repro.training import (
+    ClassifierRun,
+    ClassifierSettings,
+    Run,
+    RunResult,
+    RunStore,
+    accuracy,
+    train_classifier,
+)
+from repro.training.classifier import batch_of_step, flip_and_shift
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from comparator_helpers import one_step, trained
 
 from repro.training import EGASettings
 from repro.training.batches import Batch, StepRandom
-from repro.training.comparators import CutMixSettings, MixedBoxes, cutmix
-from repro.training.comparators.cutmix import pasted_pixels
+from repro.training.comparators import CutMixSettings, MixedBoxes, erasing
+from repro.training.comparators.erasing import pasted_pixels
 
 
 def test_the_box_has_the_area_that_lambda_leaves_and_is_cut_at_the_border() -> None:
@@ -43,8 +43,8 @@ def test_two_processes_mix_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
         orders = torch.cat([StepRandom(0, 7, 8, part, torch.device("cpu")).uniform(5)[:, 4] for part in rows])
         one_hot = F.one_hot(plain.batch.target, 3).float()
         gathered = [orders, plain.batch.images, one_hot]
-        monkeypatch.setattr(cutmix, "whole_batch", lambda share, queue=gathered: queue.pop(0))
-        monkeypatch.setattr(cutmix, "own_share", lambda values, part=rows[rank]: values[part])
+        monkeypatch.setattr(erasing, "whole_batch", lambda share, queue=gathered: queue.pop(0))
+        monkeypatch.setattr(erasing, "own_share", lambda values, part=rows[rank]: values[part])
         context = replace(plain.context, random=random[rank])
         shares.append(MixedBoxes(1.0).transform_batch(batches[rank], context))
     context = replace(plain.context, random=StepRandom(0, 7, 8, slice(None), torch.device("cpu")))

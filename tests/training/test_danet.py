@@ -6,11 +6,11 @@ import pytest
 import torch
 from comparator_helpers import one_step, trained
 
-from repro.data.hierarchies import parent_levels
+from repro.data.wsol_metadata import parent_levels
 from repro.models import small_cam
 from repro.training import EGASettings, prepare_network
 from repro.training.comparators import DANetSettings, DivergentActivation
-from repro.training.comparators.danet import SeveralMaps, discrepancy
+from repro.training.comparators.attention import SeveralMaps, discrepancy
 
 PARENTS = ((0, 1, 0),)
 

@@ -26,8 +26,7 @@ from repro.training import (
     train_ega,
 )
 from repro.training.batches import Batch, Batches
-from repro.training.cam import loss_terms, transformed
-from repro.training.optimisation import set_learning_rate, sgd
+from repro.training.cam import loss_terms, set_learning_rate, sgd, transformed
 
 CPU = torch.device("cpu")
 ONE_STEP = TINY.model_copy(update={"batch_size": 32, "epochs": 1})

@@ -7,7 +7,7 @@ import torch
 from comparator_helpers import one_step, trained
 
 from repro.training.comparators import HaSSettings, HiddenPatches
-from repro.training.comparators.has import hidden_pixels
+from repro.training.comparators.erasing import hidden_pixels
 
 
 def test_patches_cover_the_grid_from_the_upper_left_corner() -> None:

@@ -22,11 +22,11 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from repro.cli import app
-from repro.errors import UserError
 from repro.files import file_hash, write_json
+from repro.project import UserError
 from repro.stored_runs import LOCK, collect_garbage, find_run, remove_run, stored_runs
 from repro.training import Run, RunBusy, RunResult, RunStore
-from repro.training.run import CheckpointMismatch
+from repro.training.run_store import CheckpointMismatch
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_a_damaged_result_is_trained_again(
 
 @pytest.mark.faults("disk full while writing a checkpoint", "clear error; the run goes on from the checkpoint before")
 def test_disk_full_at_a_checkpoint(tmp_path: Path, whole: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-    from repro.training import run as module
+    from repro.training import run_store as module
 
     calls, save = iter(range(99)), torch.save
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from repro.models import small_cam, small_inception, squeezenet_cam
 from repro.training import EGASettings, prepare_network
 from repro.training.comparators import SelfProducedGuidance, SPGSettings
-from repro.training.comparators.spg import seed_loss, seeds
+from repro.training.comparators.attention import seed_loss, seeds
 
 
 def part() -> SelfProducedGuidance:

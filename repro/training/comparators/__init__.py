@@ -1,15 +1,28 @@
 """The methods that EGA is compared with, one module each: settings and the ingredient they stand for."""
 
-from repro.training.comparators.acol import ACoLSettings, ComplementaryClassifier
-from repro.training.comparators.adl import ADLSettings, AttentionDropLayers
-from repro.training.comparators.backprop import BackpropSettings, GradientSegments
-from repro.training.comparators.ccam import CCAMSettings, CombinedMaps, NLCCAMSettings, NonLocalBlocks
-from repro.training.comparators.composed import WithEGA
-from repro.training.comparators.cutmix import CutMixSettings, MixedBoxes
-from repro.training.comparators.danet import DANetSettings, DivergentActivation
-from repro.training.comparators.has import HaSSettings, HiddenPatches
-from repro.training.comparators.settings import BorrowsTraining, ComparatorSettings
-from repro.training.comparators.spg import SelfProducedGuidance, SPGSettings
+from repro.training.comparators.attention import (
+    BackpropSettings,
+    CCAMSettings,
+    CombinedMaps,
+    DANetSettings,
+    DivergentActivation,
+    GradientSegments,
+    NLCCAMSettings,
+    NonLocalBlocks,
+    SelfProducedGuidance,
+    SPGSettings,
+)
+from repro.training.comparators.erasing import (
+    ACoLSettings,
+    ADLSettings,
+    AttentionDropLayers,
+    ComplementaryClassifier,
+    CutMixSettings,
+    HaSSettings,
+    HiddenPatches,
+    MixedBoxes,
+)
+from repro.training.comparators.settings import BorrowsTraining, ComparatorSettings, WithEGA
 
 __all__ = [
     "ACoLSettings",

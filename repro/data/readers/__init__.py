@@ -1,1 +1,0 @@
-"""Readers of the publishers' formats: `(folder, split) -> Listing`."""

@@ -1,0 +1,338 @@
+"""Best box overlap of a localisation map at every threshold, from one pass over the map.
+
+Every localisation number of the field – MaxBoxAcc V1 and V2, GT-known, CorLoc, Top-1 Loc, for any threshold
+policy and any IoU – is arithmetic on what `box_curves` returns.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from repro.metrics.max_tree import N_COLUMNS, level_curves
+
+Convention = Literal["benchmark", "clean"]
+"""`benchmark`: integer boxes with inclusive corners, one pixel too wide at the far sides, as wsolevaluation
+computes them. `clean`: exact half-open boxes, an empty mask overlaps nothing. Both quantise maps to 256
+levels."""
+Normalisation = Literal["minmax", "max", "none"]
+"""`minmax`: lowest value 0, highest 1. `max`: negatives 0, highest 1. `none`: the map is already in [0,
+1]."""
+BoxRule = Literal["all", "largest", "union"]
+"""Predicted boxes of a mask: one per contour; the contour of largest area; one around the whole mask."""
+Comparison = Literal[">", ">="]
+BOX_RULES: tuple[BoxRule, ...] = get_args(BoxRule)
+SIDE = 224
+_CHUNK = 32
+
+
+@dataclass(frozen=True)
+class BoxCurves:
+    """Best IoU per map, box rule and grey level.
+
+    `iou` has rows in the order of `BOX_RULES` and column L + 1 for the mask `{v > L}`, v the map in 0 … 255;
+    column 0 is the whole image. `peaks` holds the highest v of each map: 255, or 0 for constant maps, unless
+    the maps were not normalised.
+    """
+
+    iou: Float[Tensor, "n 3 257"]
+    peaks: Int[Tensor, " n"]
+
+    def __len__(self) -> int:
+        return len(self.peaks)
+
+    def matrix(self, rule: BoxRule = "all", comparison: Comparison = ">") -> Float[Tensor, "n 256"]:
+        """Best IoU at levels 0 … 255 for one box rule; `>=` keeps pixels equal to the level as well."""
+        _check("rule", rule, BOX_RULES)
+        _check("comparison", comparison, get_args(Comparison))
+        columns = slice(1, None) if comparison == ">" else slice(0, 256)
+        return self.iou[:, BOX_RULES.index(rule), columns]
+
+
+def box_curves(
+    maps: Float[Tensor, "n h w"],
+    boxes: Sequence[np.ndarray],
+    *,
+    convention: Convention = "benchmark",
+    holes: bool | None = None,
+    normalisation: Normalisation = "minmax",
+    side: int | None = SIDE,
+    threads: int = 1,
+) -> BoxCurves:
+    """Best IoU between predicted and true boxes at each of 256 levels, for n maps at any resolution.
+
+    `boxes[i]` holds the true boxes (k, 4) of map i as x0, y0, x1, y1 in pixels of the evaluated map, see
+    `scale_boxes`. Maps are enlarged to `side` x `side` (None: left as they are), normalised and quantised
+    like the benchmark does (digest: EGA §1), a few at a time. `holes` adds the boxes of hole contours to the
+    rule `all` (default: in the benchmark convention only, whose contour search includes them).
+
+    Raises ValueError for maps that are not n x h x w or infinite, for images without a true box and for boxes
+    whose corners are out of order. A map with NaN counts as constant, as in the benchmark.
+    """
+    _check("convention", convention, get_args(Convention))
+    _check("normalisation", normalisation, get_args(Normalisation))
+    source = _checked_maps(maps)
+    excess = int(convention == "benchmark")
+    truth = [half_open_boxes(box, i, excess) for i, box in enumerate(boxes)]
+    if len(truth) != len(source):
+        raise ValueError(f"boxes holds {len(truth)} entries for {len(source)} maps; give one array per map")
+    with_holes = convention == "benchmark" if holes is None else holes
+
+    def chunk_curves(start: int) -> tuple[np.ndarray, np.ndarray]:
+        part = truth[start : start + _CHUNK]
+        first = np.cumsum([0, *map(len, part)])
+        levels = quantise(source[start : start + _CHUNK], normalisation, side)
+        return level_curves(levels, np.concatenate(part), first, excess, with_holes)
+
+    starts = range(0, len(source), _CHUNK)
+    if threads == 1:
+        results = [chunk_curves(start) for start in starts]
+    else:
+        with ThreadPoolExecutor(threads) as pool:  # the kernels and OpenCV release the interpreter lock
+            results = list(pool.map(chunk_curves, starts))
+    if not results:
+        return BoxCurves(torch.zeros(0, 3, 257), torch.zeros(0, dtype=torch.int64))
+    iou, peaks = (np.concatenate(values) for values in zip(*results, strict=True))
+    return BoxCurves(torch.from_numpy(iou), torch.from_numpy(peaks))
+
+
+def quantise(maps: np.ndarray, normalisation: Normalisation = "minmax", side: int | None = SIDE) -> np.ndarray:
+    """Maps (n, h, w) → grey levels (n, side, side) uint8, truncated like the benchmark does."""
+    return np.stack([(one * 255).astype(np.uint8) for one in map_scores(maps, normalisation, side)])
+
+
+def map_scores(maps: np.ndarray, normalisation: Normalisation = "minmax", side: int | None = SIDE) -> list[np.ndarray]:
+    """Enlarge (cubic, float64), then normalise to [0, 1]; constant, empty or NaN maps become zero.
+
+    Raises ValueError if `normalisation="none"` meets a value outside [0, 1].
+    """
+    return [_score(np.asarray(one, dtype=np.float64), normalisation, side) for one in maps]
+
+
+def _score(cam: np.ndarray, normalisation: Normalisation, side: int | None) -> np.ndarray:
+    if side is not None and cam.shape != (side, side):
+        cam = cv2.resize(cam, (side, side), interpolation=cv2.INTER_CUBIC)
+    low, high = cam.min(), cam.max()  # NaN if any value is
+    if normalisation == "none":
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"map values span [{low}, {high}], expected [0, 1] with normalisation='none'")
+        return cam
+    if normalisation == "max":
+        return np.maximum(cam, 0) / high if high > 0 else np.zeros_like(cam)
+    if not high > low:
+        return np.zeros_like(cam)
+    cam = cam - low
+    cam /= cam.max()
+    return cam
+
+
+def scale_boxes(
+    boxes: np.ndarray,
+    size: tuple[int, int],
+    *,
+    side: int = SIDE,
+    convention: Convention = "benchmark",
+) -> np.ndarray:
+    """Boxes (k, 4) in pixels of an image of `size` (width, height) → pixels of the side x side map.
+
+    The benchmark truncates to integers; the clean convention keeps fractions.
+    """
+    _check("convention", convention, get_args(Convention))
+    width, height = size
+    if width <= 0 or height <= 0:
+        raise ValueError(f"size is {size}, expected a positive width and height in pixels")
+    scaled = np.asarray(boxes, dtype=np.float64) * side / np.array([width, height, width, height])
+    return np.trunc(scaled) if convention == "benchmark" else scaled
+
+
+def half_open_boxes(boxes: np.ndarray, index: int, excess: int) -> np.ndarray:
+    """Boxes (k, 4) as half-open float64; inclusive corners (`excess` 1) end one pixel later.
+
+    Raises ValueError, naming the image `index`, for no box, other shapes and corners out of order.
+    """
+    box = np.array(boxes, dtype=np.float64)
+    if box.ndim != 2 or box.shape[1] != 4 or len(box) == 0:
+        raise ValueError(f"boxes[{index}] has shape {box.shape}, expected (k, 4) with k >= 1")
+    if not (np.isfinite(box).all() and (box[:, :2] <= box[:, 2:]).all()):
+        raise ValueError(f"boxes[{index}] is {box.tolist()}, expected finite x0 <= x1 and y0 <= y1")
+    box[:, 2:] += excess
+    return box
+
+
+def _checked_maps(maps: Tensor) -> np.ndarray:
+    if maps.ndim != 3 or 0 in maps.shape[1:]:
+        raise ValueError(f"maps has shape {tuple(maps.shape)}, expected (n, h, w)")
+    if torch.isinf(maps).any():
+        raise ValueError("maps holds infinite values; check the network that made them for overflow")
+    dense = maps.detach().cpu()
+    return (dense if dense.dtype in (torch.float32, torch.float64) else dense.float()).numpy()
+
+
+def _check(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(repr, allowed))}")
+
+
+# How the threshold τ of a localisation metric is chosen: stated, never implied.
+#
+# Published numbers differ by more in their τ policy than in their method (digest: EGA §5), so a policy is an
+# argument of every metric and the τ used is part of every result.
+
+THRESHOLDS = np.arange(0, 1, 0.001)
+"""The benchmark's 1000 thresholds; they select at most 255 distinct masks of a map."""
+
+
+@dataclass(frozen=True)
+class FixedThreshold:
+    """One τ in [0, 1), a fraction of the map's highest value; 0.2 is the CAM paper's (digest: EGA §5)."""
+
+    value: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.value < 1:
+            raise ValueError(f"threshold is {self.value}, expected a fraction in [0, 1)")
+
+
+@dataclass(frozen=True)
+class OracleThreshold:
+    """The τ that is best on the evaluated images themselves, per IoU: what the benchmark's MaxBoxAcc does."""
+
+
+@dataclass(frozen=True)
+class ValidationThreshold:
+    """The τ that is best, for the same metric, on another set of images.
+
+    `correct` marks the images whose class is right; Top-1 and Top-5 Loc need it, the other metrics do not look at it.
+    """
+
+    curves: BoxCurves
+    correct: Tensor | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        if len(self.curves) == 0:
+            raise ValueError("the validation curves hold no image, so no threshold can be chosen on them")
+        if self.correct is not None and len(self.correct) != len(self.curves):
+            raise ValueError(f"correct has {len(self.correct)} entries for {len(self.curves)} validation images")
+
+
+ThresholdPolicy = FixedThreshold | OracleThreshold | ValidationThreshold
+
+
+def levels_at(thresholds: np.ndarray, peak: int) -> np.ndarray:
+    """Grey level of each τ for a map of highest level `peak`: ⌊τ · peak⌋, in float64 like the benchmark."""
+    return (thresholds * peak).astype(np.int64)
+
+
+def iou_at(iou: Float[Tensor, "n 256"], peaks: Int[Tensor, " n"], threshold: float) -> Float[Tensor, " n"]:
+    """Best IoU of each image at one τ."""
+    levels = torch.tensor([int(threshold * int(peak)) for peak in peaks], dtype=torch.int64)
+    return iou.gather(1, levels[:, None].to(iou.device))[:, 0]
+
+
+def accuracies(
+    iou: Float[Tensor, "n 256"], peaks: Int[Tensor, " n"], correct: Bool[Tensor, " n"], min_iou: float
+) -> np.ndarray:
+    """Share of images, in [0, 1], that are hits at each of `THRESHOLDS` (1000,).
+
+    The comparison is made in float32, the precision of the curves, so that an IoU of exactly 7/10 passes 0.7.
+    """
+    hits = (iou >= torch.tensor(min_iou, dtype=torch.float32)) & correct[:, None]
+    total = np.zeros(len(THRESHOLDS), dtype=np.int64)
+    for peak in torch.unique(peaks).tolist():
+        counts = hits[peaks == peak].sum(0).cpu().numpy()
+        total += counts[levels_at(THRESHOLDS, peak)]
+    return total / len(iou)
+
+
+def choose_threshold(
+    policy: ThresholdPolicy,
+    iou: Float[Tensor, "n 256"],
+    peaks: Int[Tensor, " n"],
+    correct: Bool[Tensor, " n"],
+    *,
+    min_iou: float,
+    rule: BoxRule,
+    comparison: Comparison,
+) -> float:
+    """τ of a policy for one IoU; the lowest of equally good ones."""
+    if isinstance(policy, FixedThreshold):
+        return policy.value
+    if isinstance(policy, ValidationThreshold):
+        held_out = policy.curves
+        iou, peaks = held_out.matrix(rule, comparison), held_out.peaks
+        everything = torch.ones(len(held_out), dtype=torch.bool)
+        correct = everything if policy.correct is None else policy.correct.bool()
+    return float(THRESHOLDS[accuracies(iou, peaks, correct, min_iou).argmax()])
+
+
+# Centre-Gaussian baseline: how well a map that never saw the image localises (digest: EGA §2).
+
+_GAUSSIANS_AT_ONCE = 2000
+
+
+def center_gaussian(side: int = SIDE, sigma: float = 56.0) -> Float[Tensor, "s s"]:
+    """A Gaussian of standard deviation `sigma` pixels around the centre of a side x side map."""
+    if side < 1 or sigma <= 0:
+        raise ValueError(f"side is {side} and sigma {sigma}, expected both positive")
+    offset = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
+    line = torch.exp(-(offset**2) / (2 * sigma**2))
+    return line[:, None] * line[None, :]
+
+
+def center_gaussian_curves(
+    sizes: Sequence[tuple[int, int]],
+    boxes: Sequence[np.ndarray],
+    *,
+    sigma: float = 56.0,
+    convention: Convention = "benchmark",
+) -> BoxCurves:
+    """Curves of the baseline for images known only by size and true boxes.
+
+    `sizes` are (width, height); boxes (k, 4) are in image pixels. A Gaussian's masks are discs, so each level
+    has one box, the same for all images and all box rules. Narrow Gaussians lose accuracy to the 256 levels:
+    the benchmark's value needs sigma >= 56.
+    """
+    if len(sizes) != len(boxes):
+        raise ValueError(f"{len(sizes)} sizes for {len(boxes)} images with boxes; give one of each per image")
+    excess = int(convention == "benchmark")
+    truth = [
+        half_open_boxes(scale_boxes(box, size, convention=convention), i, excess)
+        for i, (box, size) in enumerate(zip(boxes, sizes, strict=True))
+    ]
+    levels = quantise(center_gaussian(sigma=sigma).numpy()[None])[0]
+    predicted = _level_boxes(levels, excess)
+    iou = np.zeros((len(truth), N_COLUMNS), dtype=np.float32)
+    for start in range(0, len(truth), _GAUSSIANS_AT_ONCE):
+        part = truth[start : start + _GAUSSIANS_AT_ONCE]
+        first = np.cumsum([0, *map(len, part)])[:-1]
+        iou[start : start + _GAUSSIANS_AT_ONCE] = np.maximum.reduceat(_iou(np.concatenate(part), predicted), first)
+    rules = torch.from_numpy(iou)[:, None].repeat(1, len(BOX_RULES), 1)
+    return BoxCurves(rules, torch.full((len(truth),), int(levels.max()), dtype=torch.int64))
+
+
+def _level_boxes(levels: np.ndarray, excess: int) -> np.ndarray:
+    """Half-open box of `{v > L}` for L = -1 … 255 (257, 4)."""
+    side = len(levels)
+    boxes = np.zeros((N_COLUMNS, 4))
+    for column in range(N_COLUMNS):
+        inside = np.flatnonzero((levels >= column).any(axis=0))
+        low, high = (inside[0], inside[-1] + 1) if len(inside) else (0, 0)
+        far = min(high + excess, side)
+        boxes[column] = low, low, far, far
+    return boxes
+
+
+def _iou(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """IoU (k, m) of half-open boxes; zero where both are empty."""
+    low = np.maximum(truth[:, None, :2], predicted[None, :, :2])
+    high = np.minimum(truth[:, None, 2:], predicted[None, :, 2:])
+    inter = np.maximum(high - low, 0).prod(axis=-1)
+    areas = [(box[:, 2:] - box[:, :2]).prod(axis=-1) for box in (truth, predicted)]
+    union = areas[0][:, None] + areas[1][None] - inter
+    return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)

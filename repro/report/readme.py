@@ -1,0 +1,291 @@
+"""The README's tables of results and claims, made from the records of one preset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from repro.catalogue import Preset, all_tables
+from repro.evidence.comparison import CellComparison, compare, find_table, headline
+from repro.evidence.judgement import Judge, table_title
+from repro.evidence.published import PAPERS, Paper
+from repro.evidence.record import Record, records_in
+from repro.evidence.speed import Comparison, SpeedRecord, load_speed_records
+from repro.files import write_text
+from repro.project import project_root, reports_root
+from repro.report.html import duration, markdown_table, plain, record_tag
+from repro.report.pages import PAPER_NAMES, claims_file
+from repro.report.verdict_views import counts, scope_text
+
+_RESULTS = (
+    "table",
+    "paper's own method",
+    "paper",
+    "ours [95 %]",
+    "claims, in our data",
+    "n",
+    "device",
+    "time: notebook; stored runs",
+    "record: run · file",
+)
+_CLAIMS = ("paper", "claims", "in the paper's setting", "in our data, or over the measured part")
+
+
+def measured_records(preset: Preset) -> dict[str, Record]:
+    """The records of a preset that hold rows, by table id, in the catalogue's order."""
+    found = records_in(reports_root() / preset)
+    order = {table.id: place for place, table in enumerate(all_tables())}
+    ids = sorted((id for id, record in found.items() if record.rows), key=lambda id: order.get(id, len(order)))
+    return {id: found[id] for id in ids}
+
+
+def results_table(preset: Preset, judge: Judge) -> str:
+    """One row per table that has a record: the paper's number beside ours, and the record both can be traced to."""
+    records = judge.measured.records
+    if not records:
+        return f"No record of the {preset} preset exists yet.\n"
+    return markdown_table(_RESULTS, [_result_row(record, judge) for record in records.values()])
+
+
+def claims_table(preset: Preset, judge: Judge) -> str:
+    """One row per paper: how many of its claims are supported, contradicted, inconclusive, not run."""
+    rows = []
+    for paper in PAPERS:
+        verdicts = judge.claims(paper)
+        own = counts(verdict.verdict for verdict in verdicts)
+        judged = counts(verdict.judged for verdict in verdicts if verdict.scope)
+        words = [", ".join(f"{count} {verdict.word}" for verdict, count in found) or "–" for found in (own, judged)]
+        rows.append([f"[{PAPER_NAMES[paper]}](reports/{preset}/{claims_file(paper)})", str(len(verdicts)), *words])
+    return markdown_table(_CLAIMS, rows)
+
+
+def _result_row(record: Record, judge: Judge) -> list[str]:
+    cell = headline(record)
+    judged = [verdict.judged for verdict in judge.claims_of_table(record.id) if verdict.scope]
+    claims = ", ".join(f"{count} {verdict.word}" for verdict, count in counts(judged) if verdict) or "–"
+    folder = f"reports/{record.preset}/{record.id}"
+    quantity, paper, ours, units = "figure", "–", "–", "–"
+    if cell is not None:
+        unit = f", {cell.unit}" if cell.unit else ""
+        quantity = plain(f"{cell.method_label}: {cell.metric_label}{unit}")
+        paper, ours = cell.published_text, cell.ours_text
+        units = cell.count_text
+    facts = record.provenance
+    stored = "not recorded" if facts.stored_seconds is None else duration(facts.stored_seconds)
+    return [
+        f"[{record.id}]({folder}/index.html)",
+        quantity,
+        paper,
+        ours,
+        claims,
+        units,
+        facts.device,
+        f"{duration(facts.wall_seconds)}; {stored}",
+        f"[{record_tag(record)}]({folder}/result.json)",
+    ]
+
+
+# The README's speed tables, made from the committed records of the benchmarks.
+
+_COLUMNS = ("what", "ours", "peer", "ratio [range over rounds]", "demanded", "met", "threads")
+NOTHING = "No benchmark has been run on an idle machine yet: `make bench` does it.\n"
+
+
+def speed_table(records: Sequence[SpeedRecord]) -> str:
+    """How many demands are met, then one table per benchmark under a line that names its hardware and file.
+
+    Every comparison is a row; a demand that is not met says so.
+    """
+    demands = [found.met for record in records for found in record.comparisons if found.met is not None]
+    if not records:
+        return NOTHING
+    head = f"{sum(demands)} of {len(demands)} demands are met.\n"
+    return "\n".join([head, *(_section(record) for record in records)])
+
+
+def _section(record: SpeedRecord) -> str:
+    facts = record.environment
+    where = facts.processor if facts.device == "CPU" else f"{facts.device}, host {facts.processor}"
+    versions = ", ".join(f"{name} {version}" for name, version in facts.libraries.items())
+    commit = f", commit {facts.commit[:10]}{' with changes' if facts.dirty else ''}" if facts.commit else ""
+    source = f"[{record.name}](benchmarks/results/{record.name}.json)"
+    line = f"{source} — {plain(where)}; {plain(versions)}; {facts.date}{commit}\n"
+    return "\n".join([line, markdown_table(_COLUMNS, [_speed_row(found) for found in record.comparisons])])
+
+
+def _speed_row(found: Comparison) -> list[str]:
+    peer = found.peer_label if found.peer is None else f"{found.peer_label}: {_number(found.peer)} {found.unit}"
+    return [
+        plain(found.name),
+        f"{_number(found.ours)} {found.unit}",
+        plain(peer),
+        _ratio(found),
+        _bar(found),
+        {True: "yes", False: "**no**", None: "–"}[found.met],
+        str(found.threads),
+    ]
+
+
+def _ratio(found: Comparison) -> str:
+    if found.peer is None:
+        return "–"
+    spread = "" if found.ratio_low is None else f" [{found.ratio_low:.3g}, {found.ratio_high:.3g}]"
+    return f"{found.ratio:.3g}{spread} ({found.ratio_is})"
+
+
+def _bar(found: Comparison) -> str:
+    if found.bar is None:
+        return "–"
+    unit = f" {found.unit}" if found.peer is None else ""
+    return f"{'≥' if found.ratio_is == 'peer / ours' else '≤'} {found.bar:g}{unit}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+# `RESULTS.md`: the answers of the quick and the paper preset, generated from their records and never typed.
+
+PRESETS: tuple[Preset, ...] = ("paper", "quick")
+_HEAD = """# Results
+
+Generated by `repro report` from the records in `reports/`; do not edit. Every claim has two answers: *in the paper's
+setting* (its data, network and size) and *in our data*, which asks only for the ordering or direction where the run
+used something else. Brackets are 95 % intervals. How they are made: [statistics](docs/statistics.md); what the words
+mean: [verdicts](docs/verdicts.md). A record is named by the first digits of its run's id and of its file's SHA-256.
+"""
+
+
+def write_results() -> Path:
+    """Write `RESULTS.md` into the project root from the records of both presets; returns its path."""
+    target = project_root() / "RESULTS.md"
+    write_text(target, results_text())
+    return target
+
+
+def results_text() -> str:
+    """What `RESULTS.md` holds, by today's records."""
+    sections = [text for preset in PRESETS if (text := _preset_section(preset))]
+    return "\n".join([_HEAD, *(sections or ["No record of the quick or the paper preset exists yet.\n"])])
+
+
+def _preset_section(preset: Preset) -> str:
+    records = measured_records(preset)
+    if not records:
+        return ""
+    judge = Judge(records)
+    papers = [_paper_section(paper, judge) for paper in PAPERS if any(id.startswith(f"{paper}/") for id in records)]
+    return "\n".join([f"## The {preset} preset\n", *papers])
+
+
+def _paper_section(paper: Paper, judge: Judge) -> str:
+    verdicts = judge.claims(paper)
+    own = ", ".join(f"{count} {verdict.word}" for verdict, count in counts(v.verdict for v in verdicts))
+    judged = ", ".join(f"{count} {verdict.word}" for verdict, count in counts(v.judged for v in verdicts if v.scope))
+    lines = [f"### {paper}\n", f"{len(verdicts)} claims in the paper's setting: {own}.\n"]
+    if judged:
+        lines.append(f"In our data, or over the part that was measured: {judged}.\n")
+    shown = [v for v in verdicts if v.judged is not None]
+    rows = [
+        [plain(cell) for cell in (v.claim.id, v.claim.quote, v.verdict.label, scope_text(v) or "–", v.reason)]
+        for v in shown
+    ]
+    lines.append(markdown_table(("claim", "the paper says", "in its setting", "in our data", "why"), rows))
+    lines += [_record_section(record) for id, record in judge.measured.records.items() if id.startswith(f"{paper}/")]
+    return "\n".join(lines)
+
+
+def _record_section(record: Record) -> str:
+    title = table_title(record.id) if find_table(record.id) else record.title
+    ran = ", ".join(sorted({f"{row.dataset} / {row.network or 'no network'}" for row in record.rows}))
+    commit = record.provenance.commit
+    source = f"commit {commit[:10]}{' with changes' if record.provenance.dirty else ''}" if commit else "no commit"
+    lines = [
+        f"#### {title}\n",
+        f"`repro run {record.id} --preset {record.preset}` — {ran}; {source};",
+        f"[report](reports/{record.preset}/{record.id}/index.html), "
+        f"[record](reports/{record.preset}/{record.id}/result.json) {record_tag(record)}.\n",
+    ]
+    cells = [cell for cell in compare(record) if cell.ours is not None and cell.published is not None]
+    if cells:
+        lines.append(markdown_table(("row", "metric", "paper", "ours"), [_cell_row(cell) for cell in cells]))
+    lines += [f"- {plain(finding)}" for finding in record.findings]
+    return "\n".join([*lines, ""])
+
+
+def _cell_row(cell: CellComparison) -> Sequence[str]:
+    axes = ", ".join(f"{name} = {value}" for name, value in cell.setting.items())
+    row = f"{cell.method_label} ({axes})" if axes else cell.method_label
+    unit = f" ({cell.unit})" if cell.unit else ""
+    return [plain(text) for text in (row, f"{cell.metric_label}{unit}", cell.published_text, cell.ours_text)]
+
+
+# The generated parts of `README.md`, each between two markers: results, claims, speed and data.
+
+SHOWN: Preset = "quick"
+"""The preset whose records the README shows; `RESULTS.md` shows all."""
+
+
+def update_readme(data_sets: Sequence[Mapping[str, str]], path: Path | None = None) -> Path:
+    """Replace what stands between the markers of `README.md` (default: the project's); returns the path.
+
+    `data_sets` are the rows of `repro data list`.
+
+    Raises:
+        ValueError: a pair of markers is missing.
+    """
+    target = path or project_root() / "README.md"
+    text = target.read_text(encoding="utf-8")
+    for name, content in generated_sections(data_sets).items():
+        text = replace_section(text, name, content)
+    write_text(target, text)
+    return target
+
+
+def generated_sections(data_sets: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """What belongs between the markers, by section."""
+    judge = Judge(measured_records(SHOWN))
+    return {
+        "results": results_table(SHOWN, judge),
+        "claims": claims_table(SHOWN, judge),
+        "speed": speed_table(load_speed_records()),
+        "data": data_table(data_sets),
+    }
+
+
+def data_table(data_sets: Sequence[Mapping[str, str]]) -> str:
+    """Every data set with its size, licence and the way to get it, as `repro data list` says it."""
+    rows = [
+        [_name(entry), *(plain(entry[key]) or "–" for key in ("title", "splits", "licence", "get"))]
+        for entry in data_sets
+    ]
+    return markdown_table(("name", "what", "images", "licence", "how to get it"), rows)
+
+
+def _name(entry: Mapping[str, str]) -> str:
+    home = entry["homepage"]
+    return f"[{entry['name']}]({home})"
+
+
+def read_section(text: str, name: str) -> str:
+    """What stands between a section's markers.
+
+    Raises:
+        ValueError: the markers are missing.
+    """
+    begin, end = _markers(name)
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"README: expected the markers '{begin}' and '{end}' once each; put them back")
+    return text.partition(begin)[2].partition(end)[0].strip("\n") + "\n"
+
+
+def replace_section(text: str, name: str, content: str) -> str:
+    """`text` with another content between a section's markers; raises as `read_section`."""
+    read_section(text, name)
+    begin, end = _markers(name)
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}\n\n{content}\n{end}{rest.partition(end)[2]}"
+
+
+def _markers(name: str) -> tuple[str, str]:
+    return f"<!-- {name}:begin (generated by `repro report`, do not edit) -->", f"<!-- {name}:end -->"
