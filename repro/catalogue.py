@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from repro.project import UserError, project_root, reports_root
 from repro.vocabulary import Preset
@@ -29,6 +29,8 @@ class Cell:
     cell_type: str
     source: str
     tags: tuple[str, ...]
+    output: str = ""
+    """What it printed when it was stored; only the cell tagged `check` keeps any."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,15 @@ class Notebook:
     def code(self) -> list[str]:
         """Sources of the code cells."""
         return [cell.source for cell in self.cells if cell.cell_type == "code"]
+
+    @property
+    def pinned(self) -> str:
+        """The smoke run's main numbers, as stored under the cell tagged `check`."""
+        return "".join(cell.output for cell in self.cells if "check" in cell.tags).strip()
+
+
+def _printed(cell: Mapping[str, Any]) -> str:
+    return "".join("".join(output.get("text", ())) for output in cell.get("outputs", ()))
 
 
 @dataclass(frozen=True, order=True)
@@ -77,7 +88,9 @@ class Table:
         try:
             content = json.loads(self.notebook.read_text(encoding="utf-8"))
             cells = tuple(
-                Cell(cell["cell_type"], "".join(cell["source"]), tuple(cell["metadata"].get("tags", ())))
+                Cell(
+                    cell["cell_type"], "".join(cell["source"]), tuple(cell["metadata"].get("tags", ())), _printed(cell)
+                )
                 for cell in content["cells"]
             )
             return Notebook(str(content["metadata"].get("title", self.id)), cells)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import time
@@ -206,6 +207,16 @@ class Experiment:
         """Show what differs from the paper, as noted by `deviates`."""
         display(HTML(bullet_list(self._deviations or ["No deviation from the paper's setting was noted."])))
 
+    def check(self, within: float = 0.4) -> None:
+        """Print one line per metric; `pytest --nbval` compares them with what is stored under this cell.
+
+        A number is the mean magnitude of the metric over its rows. Where this run has the same lines and every number
+        lies within the share `within` of the stored one, the stored text itself is printed, since another processor
+        adds in another order and a short training carries that far; anywhere else this run's own numbers.
+        """
+        stored = self.table.read().pinned
+        print(pinned_or_own(stored, main_numbers(self.rows, len(self._figures)), within))
+
     def save(self) -> None:
         """Write `result.json`; the last cell of every notebook.
 
@@ -232,3 +243,24 @@ class Experiment:
             "parameters": ", ".join(f"{name} = {value!r}" for name, value in self.parameters.items()),
         }
         display(HTML(key_value_table("Set-up of this run", facts)))
+
+
+def main_numbers(rows: Sequence[Row], figures: int) -> str:
+    """One line per metric with its rows' mean magnitude, and the number of figures."""
+    lines = []
+    for metric in dict.fromkeys(row.metric for row in rows):
+        values = [abs(row.value) for row in rows if row.metric == metric]
+        lines.append(f"{metric}, {len(values)} rows: {math.fsum(values) / len(values):.3g}")
+    return "\n".join([*lines, f"figures: {figures}"])
+
+
+def pinned_or_own(stored: str, own: str, within: float) -> str:
+    """`stored` where `own` has the same lines and numbers within that share of it, else `own`."""
+
+    def parts(text: str) -> tuple[list[str], list[float]]:
+        pairs = [line.rpartition(": ") for line in text.splitlines()]
+        return [name for name, _, _ in pairs], [float(value) for _, _, value in pairs]
+
+    (names, pinned), (own_names, values) = parts(stored), parts(own)
+    agree = all(abs(value - pin) <= within * abs(pin) for value, pin in zip(values, pinned, strict=False))
+    return stored if names == own_names and agree else own
