@@ -391,7 +391,9 @@ def bench(
     The peers come with the `bench` extra: `make bench` installs them. `repro report --preset quick` then renews the
     README's speed table.
     """
-    scripts = {path.stem: path for path in sorted((code_root() / "benchmarks").glob("*.py"))}
+    others = {"gpu"}  # a session of its own, not a comparison
+    found = sorted((code_root() / "benchmarks").glob("*.py"))
+    scripts = {path.stem: path for path in found if path.stem not in others}
     for name in names or scripts:
         if name not in scripts:
             raise UserError(f"no benchmark '{name}': {nearest(name, list(scripts))}")
