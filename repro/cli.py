@@ -313,7 +313,7 @@ app.add_typer(train_app, name="train")
 @data_app.command("list")
 def data_list() -> None:
     """List every data set with its licence, size and source."""
-    from repro.data.preparation import describe
+    from repro.data.registry import describe
 
     for row in describe():
         console.print(f"{row['name']}: {row['title']}", style="bold", markup=False)
@@ -324,8 +324,8 @@ def data_list() -> None:
 @data_app.command("check")
 def data_check(names: Names = None) -> None:
     """Check files against counts and checksums; no NAME means all. Status 1 if one of the named is not usable."""
-    from repro.data.entries import ENTRIES
     from repro.data.preparation import check
+    from repro.data.registry import ENTRIES
 
     results = [check(name) for name in names or ENTRIES]
     for result in results:
@@ -375,7 +375,7 @@ def report(preset: PresetOption = "smoke") -> None:
     chosen = _preset(preset)
     console.print(f"dashboard: {rebuild_report(chosen)}")
     if chosen != "smoke":
-        from repro.data import describe
+        from repro.data.registry import describe
         from repro.report.readme import update_readme
 
         console.print(f"tables of {update_readme(describe())} rebuilt", markup=False)

@@ -1,6 +1,5 @@
 """Data sets: registry, embedded sets, preparation from archives, integrity."""
 
-from repro.data.entries import ENTRIES
 from repro.data.images import BadImage, ImageSet, UnreadableImageError, label_map, read_image
 from repro.data.listing import DamagedFileError, DamagedImageError, UnknownSplitError
 from repro.data.load import MissingDataError, data_path, load_dataset
@@ -10,10 +9,9 @@ from repro.data.preparation import (
     PrepareError,
     UnsafeArchiveError,
     check,
-    describe,
     prepare,
 )
-from repro.data.registry import DatasetEntry, UnknownDatasetError
+from repro.data.registry import ENTRIES, DatasetEntry, UnknownDatasetError, describe
 from repro.data.scenes import load_scenes
 from repro.data.wsol_metadata import MetadataError, WsolMetadata, read_wsol_metadata
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from repro.data.registry import Fit
 from repro.project import UserError
 
 # Class names, and mapping labels between sets that order the same classes differently.
@@ -104,10 +104,6 @@ IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 HALF = Normalisation(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 """Pixels to −1..1; for networks trained here from scratch."""
 
-
-Fit = Literal["crop", "squash", "pad"]
-"""How an image becomes a square: short side to `size`, then centre crop; both sides to `size` (aspect ratio lost);
-or centred on black without resampling."""
 
 _WIDE_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 

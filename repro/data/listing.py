@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int, Shaped, UInt8
 
-from repro.data.images import BadImage, Fit, Frame, ImageSet, UnreadableImageError
-from repro.data.registry import LoadRequest
+from repro.data.images import BadImage, Frame, ImageSet, UnreadableImageError
+from repro.data.registry import Fit, OnBadImage
 from repro.files import content_hash, write_json
 from repro.project import UserError
 
@@ -245,8 +245,21 @@ def class_balanced_draw(labels: Int[np.ndarray, " n"], limit: int, seed: int) ->
     return np.sort(order[:limit])
 
 
-def load_listing(name: str, listing: Listing, request: LoadRequest, size: int, fit: Fit, cached: bool) -> ImageSet:
-    """Read the images that `request` asks for; `size` and `fit` are the data set's defaults.
+@dataclass(frozen=True)
+class LoadRequest:
+    """What `load_dataset` was asked for, the set's own size and fit filled in; see there."""
+
+    split: str
+    limit: int | None
+    size: int
+    seed: int
+    on_bad_image: OnBadImage
+    fit: Fit
+    root: Path
+
+
+def load_listing(name: str, listing: Listing, request: LoadRequest, cached: bool) -> ImageSet:
+    """Read the images that `request` asks for.
 
     `cached` sets are decoded once into `<root>/.cache` (each selection and size for itself), unless the root is
     read-only.
@@ -255,7 +268,7 @@ def load_listing(name: str, listing: Listing, request: LoadRequest, size: int, f
         DamagedImageError: images cannot be read and `request.on_bad_image` is "stop".
         ValueError: a size below 1, or too small for `fit="pad"`.
     """
-    size, fit = request.size or size, request.fit or fit
+    size, fit = request.size, request.fit
     limit = len(listing.ids) if request.limit is None else request.limit
     chosen = class_balanced_draw(listing.labels, limit, request.seed)
     decode = _Decoder(listing, size, fit)
@@ -268,17 +281,6 @@ def load_listing(name: str, listing: Listing, request: LoadRequest, size: int, f
     if decoded.skipped and request.on_bad_image == "stop":
         raise DamagedImageError(name, decoded.skipped)
     return _to_image_set(name, request.split, listing, chosen, decoded)
-
-
-def stored_loader(
-    name: str, listing: Callable[[Path, str], Listing], size: int, fit: Fit = "crop", cached: bool = False
-) -> Callable[[LoadRequest], ImageSet]:
-    """Loader of a set that lies in `<root>/name`, with its default size and geometry; see `load_listing`."""
-
-    def load(request: LoadRequest) -> ImageSet:
-        return load_listing(name, listing(request.root / name, request.split), request, size, fit, cached)
-
-    return load
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,48 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
-from repro.data.entries import ENTRIES
-from repro.data.images import Fit, ImageSet
+from repro.data import readers
+from repro.data.font_digits import load_font_digits
+from repro.data.images import ImageSet
+from repro.data.listing import Listing, LoadRequest, choose_split, load_listing
 from repro.data.preparation import check
-from repro.data.registry import LoadRequest, OnBadImage, find_entry
+from repro.data.registry import DatasetEntry, Fit, OnBadImage, find_entry
+from repro.data.scenes import load_garment_scenes, load_scenes
 from repro.project import UserError, data_root
+
+READERS: dict[str, Callable[[Path, str], Listing]] = {
+    reader.__name__: reader
+    for reader in (
+        readers.digits,
+        readers.mnist,
+        readers.fashion_mnist,
+        readers.emnist_digits,
+        readers.cifar10,
+        readers.cifar10_jpg,
+        readers.svhn,
+        readers.stl10,
+        readers.cinic10,
+        readers.dogs_vs_cats,
+        readers.oxford_pets,
+        readers.caltech256,
+        readers.food101,
+        readers.imagenet,
+        readers.imagenet_sample,
+        readers.tiny_imagenet,
+        readers.cub,
+        readers.ilsvrc,
+        readers.openimages30k,
+    )
+}
+"""Sets that are listed first and read then: `(folder, split)` → listing."""
+
+GENERATORS: dict[str, Callable[[LoadRequest], ImageSet]] = {
+    "scenes": lambda r: load_scenes(r.split, r.limit, r.size, r.seed, 1),
+    "scenes_two_objects": lambda r: load_scenes(r.split, r.limit, r.size, r.seed, 2),
+    "font_digits": lambda r: load_font_digits(r.split, r.limit, r.size, r.seed),
+    "garment_scenes": lambda r: load_garment_scenes(r.root, r.split, r.limit, r.size, r.seed),
+}
+"""Sets that are streams: image `i` of (split, seed) is made when it is asked for."""
 
 
 class MissingDataError(UserError):
@@ -44,14 +81,21 @@ def load_dataset(
         ValueError: unknown name, split or option (subclasses `UnknownDatasetError`, `UnknownSplitError`).
         MissingDataError: files are missing.
         DamagedImageError: images cannot be read and `on_bad_image="stop"`.
+
+    Example:
+        >>> load_dataset("scenes", limit=8).images.shape
+        torch.Size([8, 3, 64, 64])
     """
-    root = root or data_root()
-    loader = _checked_loader(name, limit, size, on_bad_image, fit)
+    root, entry = root or data_root(), find_entry(name)
+    _check_options(entry, split, limit, size, on_bad_image, fit)
     state = check(name, root, hashes=False)
     if state.missing and on_bad_image == "stop":
         raise MissingDataError(str(state))
+    request = LoadRequest(split, limit, size or entry.size, seed, on_bad_image, fit or entry.fit, root)
     try:
-        return loader(LoadRequest(split, limit, size, seed, on_bad_image, fit, root))
+        if name in GENERATORS:
+            return GENERATORS[name](request)
+        return load_listing(name, READERS[name](root / name, split), request, entry.cached)
     except FileNotFoundError as error:
         raise MissingDataError(f"{error}\n{state}") from error
 
@@ -63,25 +107,23 @@ def data_path(name: str, relative: str, root: Path | None = None) -> Path:
         UnknownDatasetError: no such data set.
         MissingDataError: it is not there; the text says how to get it.
     """
-    entry = find_entry(name, ENTRIES)
+    entry = find_entry(name)
     path = (root or data_root()) / name / relative
     if not path.exists():
         raise MissingDataError(f"{path} is missing. {entry.instructions}")
     return path
 
 
-def _checked_loader(
-    name: str, limit: int | None, size: int | None, on_bad_image: str, fit: str | None
-) -> Callable[[LoadRequest], ImageSet]:
-    """The loader of the data set, once every option has an allowed value."""
-    entry = find_entry(name, ENTRIES)
+def _check_options(
+    entry: DatasetEntry, split: str, limit: int | None, size: int | None, on_bad_image: str, fit: str | None
+) -> None:
+    if not entry.splits:
+        raise ValueError(f"{entry.name!r} holds no images: use data_path({entry.name!r}, <file>)")
+    choose_split(dict.fromkeys((*entry.splits, *entry.by_hand)), split, entry.name)
     for key, value in (("limit", limit), ("size", size)):
         if value is not None and value < 1:
-            raise ValueError(f"{key}={value} of {name!r}: expected at least 1, or None")
+            raise ValueError(f"{key}={value} of {entry.name!r}: expected at least 1, or None")
     if on_bad_image not in get_args(OnBadImage):
         raise ValueError(f"on_bad_image={on_bad_image!r}: expected one of {', '.join(get_args(OnBadImage))}")
     if fit is not None and fit not in get_args(Fit):
         raise ValueError(f"fit={fit!r}: expected None or one of {', '.join(get_args(Fit))}")
-    if entry.loader is None:
-        raise ValueError(f"{name!r} holds no images: use data_path({name!r}, <file>)")
-    return entry.loader

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import shutil
 import stat
+import sys
 import tarfile
 import tempfile
 import zipfile
@@ -17,8 +18,7 @@ from typing import IO, NamedTuple, Protocol, runtime_checkable
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from repro.data.entries import ENTRIES
-from repro.data.registry import Archive, DatasetEntry, Edition, find_entry
+from repro.data.registry import ENTRIES, Archive, DatasetEntry, find_entry
 from repro.files import file_hash, write_text
 from repro.project import UserError, data_root
 
@@ -193,7 +193,7 @@ def check(name: str, root: Path | None = None, hashes: bool = True) -> CheckResu
     Raises:
         UnknownDatasetError: no such data set.
     """
-    entry, root = find_entry(name, ENTRIES), root or data_root()
+    entry, root = find_entry(name), root or data_root()
     missing, damaged, files = _check_folder(entry, root / name, hashes)
     for needed in entry.needs:
         below = check(needed, root, hashes=False)
@@ -217,7 +217,7 @@ def prepare(
             target holds files that this function did not put there.
         UnsafeArchiveError, DamagedArchiveError: see `archives.unpack`.
     """
-    entry, root = find_entry(name, ENTRIES), root or data_root()
+    entry, root = find_entry(name), root or data_root()
     present = check(name, root)
     if present.ok or not entry.editions:
         return present
@@ -236,21 +236,6 @@ def prepare(
     return check(name, root, hashes=False)
 
 
-def describe() -> list[dict[str, str]]:
-    """One row per data set for `repro data list`: name, title, licence, splits, homepage, how to get it."""
-    return [
-        {
-            "name": entry.name,
-            "title": entry.title,
-            "licence": entry.licence,
-            "splits": ", ".join(f"{split} {count:,}" for split, count in entry.splits.items()),
-            "homepage": entry.homepage,
-            "get": entry.instructions,
-        }
-        for entry in ENTRIES.values()
-    ]
-
-
 def read_manifest(folder: Path) -> list[FileRecord]:
     """The files `prepare` wrote into `folder`; empty where it was filled by hand."""
     path = folder / MANIFEST
@@ -263,14 +248,14 @@ def read_manifest(folder: Path) -> list[FileRecord]:
 def _check_folder(entry: DatasetEntry, folder: Path, hashes: bool) -> tuple[list[str], list[str], int]:
     """What is missing, what is damaged, how many files were looked at."""
     missing, damaged, files = [], [], 0
-    for contents in entry.contents:
-        found = sum(1 for _ in folder.glob(contents.pattern))
+    expected: dict[str, tuple[list[int] | range, str]]
+    expected = {glob: (counts, " or ".join(f"{n:,}" for n in counts)) for glob, counts in entry.contents.items()}
+    expected |= {glob: (range(least, sys.maxsize), f"at least {least:,}") for glob, least in entry.at_least.items()}
+    for pattern, (counts, words) in expected.items():
+        found = sum(1 for _ in folder.glob(pattern))
         files += found
-        if contents.counts is not None and found not in contents.counts:
-            expected = " or ".join(f"{count:,}" for count in contents.counts)
-            missing.append(f"{contents.pattern}: {found:,} files, expected {expected}")
-        elif found == 0:
-            missing.append(f"{contents.pattern}: no such file in {folder}")
+        if found not in counts:
+            missing.append(f"{pattern}: {found:,} files, expected {words}")
     for record in read_manifest(folder):
         path = folder / record.path
         if not path.is_file():
@@ -319,18 +304,18 @@ def _find_archives(entry: DatasetEntry, source: Path) -> list[tuple[Archive, Pat
     if not source.is_dir():
         raise PrepareError(f"--from {source}: no such folder")
     problems = []
-    for edition in entry.editions:
-        found, lacking = _match(edition, source)
+    for title, archives in entry.editions.items():
+        found, lacking = _match(archives, source)
         if not lacking:
             return found
-        problems.append(f"{edition.title}: " + "; ".join(lacking))
+        problems.append(f"{title}: " + "; ".join(lacking))
     listing = "\n  ".join(problems)
     raise PrepareError(f"no archives of {entry.name!r} under {source}:\n  {listing}\n{entry.instructions}")
 
 
-def _match(edition: Edition, source: Path) -> tuple[list[tuple[Archive, Path]], list[str]]:
+def _match(archives: list[Archive], source: Path) -> tuple[list[tuple[Archive, Path]], list[str]]:
     found, lacking = [], []
-    for archive in edition.archives:
+    for archive in archives:
         candidates = sorted(path for path in source.rglob(archive.file) if path.is_file())
         match = next((path for path in candidates if _checksum_ok(archive, path)), None)
         if match is not None:
@@ -353,15 +338,15 @@ def _checksum_ok(archive: Archive, path: Path) -> bool:
 
 def _download(entry: DatasetEntry, folder: Path, progress: Progress | None) -> list[tuple[Archive, Path]]:
     """Fetch the first edition all of whose archives have an address."""
-    edition = next((e for e in entry.editions if all(archive.url for archive in e.archives)), None)
-    if edition is None:
+    archives = next((a for a in entry.editions.values() if all(archive.url for archive in a)), None)
+    if archives is None:
         raise PrepareError(f"{entry.name!r} cannot be downloaded for you. {entry.instructions}")
     folder.mkdir()
-    for archive in edition.archives:
+    for archive in archives:
         _fetch(archive, folder / archive.file, progress)
         if not _checksum_ok(archive, folder / archive.file):
             raise PrepareError(f"{archive.url} arrived damaged: its checksum is wrong; try again")
-    return [(archive, folder / archive.file) for archive in edition.archives]
+    return [(archive, folder / archive.file) for archive in archives]
 
 
 def _fetch(archive: Archive, path: Path, progress: Progress | None) -> None:

@@ -86,7 +86,7 @@ def svhn(folder: Path, split: str) -> Listing:
     return from_arrays(images, labels % 10, DIGITS, split)
 
 
-def sklearn_digits(_: Path, split: str) -> Listing:
+def digits(_: Path, split: str) -> Listing:
     """scikit-learn's 1,797 handwritten digits, 8x8, 0..16 scaled to 0..255; every fourth image is `test`."""
     from sklearn.datasets import load_digits
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 import matplotlib.pyplot as plt
 from torch import Tensor
 
-from repro.data.entries import ENTRIES
 from repro.data.load import load_dataset
+from repro.data.registry import ENTRIES
 from repro.planning.requests import Images
 from repro.planning.stand_ins import shape_of
 from repro.planning.work import Work

@@ -7,9 +7,9 @@ from functools import cache
 
 import torch
 
-from repro.data.entries import ENTRIES
 from repro.data.images import ImageSet
 from repro.data.load import MissingDataError, load_dataset
+from repro.data.registry import ENTRIES
 
 CLASSES = {
     "cub": 200,

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 
-from repro.data.entries import ENTRIES
 from repro.data.images import ImageSet, label_map
 from repro.data.imbalance import held_out_split, majority_combinations, step_imbalance
 from repro.data.load import MissingDataError, load_dataset
@@ -162,7 +161,7 @@ BALANCED_TEST = ("fashion_mnist", "stl10", "cinic10", "caltech256", "food101")
 
 def protocol_rows(target: DFGTarget) -> list[Row]:
     """The row of a data set as registry and protocol give it, without opening any file."""
-    protocol, entry = PROTOCOLS[target], find_entry(target, ENTRIES)
+    protocol, entry = PROTOCOLS[target], find_entry(target)
     values: dict[str, float] = {
         "training_images": entry.splits["train"],
         "majority_images_per_class": protocol.majority_images,

@@ -5,28 +5,27 @@ import io
 import os
 import tarfile
 import zipfile
-from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import dataset_trees as trees
 import pytest
 
 from repro.data import preparation
-from repro.data.entries import ENTRIES
 from repro.data.listing import DamagedImageError
-from repro.data.load import MissingDataError, data_path, load_dataset
+from repro.data.load import GENERATORS, READERS, MissingDataError, data_path, load_dataset
 from repro.data.preparation import (
     MANIFEST,
     DamagedArchiveError,
     PrepareError,
     UnsafeArchiveError,
     check,
-    describe,
     prepare,
     unpack,
 )
-from repro.data.registry import Archive, Contents, Edition
+from repro.data.registry import ENTRIES, Archive, DatasetEntry, describe
 from repro.files import file_hash
+from repro.vocabulary import DatasetName
 
 
 def tar_of(path: Path, members: dict[str, bytes], *extra: tarfile.TarInfo) -> Path:
@@ -40,6 +39,11 @@ def tar_of(path: Path, members: dict[str, bytes], *extra: tarfile.TarInfo) -> Pa
     return path
 
 
+def change(monkeypatch, **fields) -> None:
+    """Another registry entry of `dogs_vs_cats`."""
+    monkeypatch.setitem(ENTRIES, "dogs_vs_cats", ENTRIES["dogs_vs_cats"].model_copy(update=fields))
+
+
 @pytest.fixture
 def source(tmp_path, monkeypatch):
     """A folder holding the archive of a ten-image `dogs_vs_cats`; the registry knows its checksum."""
@@ -47,11 +51,8 @@ def source(tmp_path, monkeypatch):
     members = {f"train/{p.name}": p.read_bytes() for p in sorted((folder / "train").iterdir())}
     (tmp_path / "archives/deep").mkdir(parents=True)
     archive = tar_of(tmp_path / "archives/deep/pets.tar", members)
-    edition = Edition("ten images", (Archive("pets.tar", sha256=file_hash(archive)),))
-    contents = (Contents("train/*.jpg", (10,)),)
-    monkeypatch.setitem(
-        ENTRIES, "dogs_vs_cats", replace(ENTRIES["dogs_vs_cats"], editions=(edition,), contents=contents)
-    )
+    known = Archive(file="pets.tar", sha256=file_hash(archive), at_most=[10, 10**6])
+    change(monkeypatch, editions={"ten images": [known]}, contents={"train/*.jpg": [10]})
     return tmp_path / "archives"
 
 
@@ -145,11 +146,6 @@ def test_symlink_in_a_zip_is_refused(tmp_path):
         unpack(tmp_path / "evil.zip", tmp_path / "target")
 
 
-def edition_of(monkeypatch, archive: Path) -> None:
-    entry = replace(ENTRIES["dogs_vs_cats"], editions=(Edition("test", (Archive(archive.name),)),))
-    monkeypatch.setitem(ENTRIES, "dogs_vs_cats", entry)
-
-
 @pytest.mark.faults("unsafe, damaged or incomplete archive", "nothing is left behind")
 def test_nothing_is_left_of_an_unsafe_damaged_or_incomplete_archive(source, root, monkeypatch):
     good = next(source.rglob("pets.tar"))
@@ -161,7 +157,7 @@ def test_nothing_is_left_of_an_unsafe_damaged_or_incomplete_archive(source, root
         cut: DamagedArchiveError,
     }
     for archive, error in cases.items():
-        edition_of(monkeypatch, archive)
+        change(monkeypatch, editions={"test": [Archive(file=archive.name, at_most=[10, 10**6])]})
         with pytest.raises(error):
             prepare("dogs_vs_cats", source, root)
         assert not list(root.iterdir()), archive.name
@@ -222,12 +218,11 @@ def test_missing_data_says_what_and_how(root):
 
 def test_download_goes_through_the_same_checks(source, root, monkeypatch):
     archive = next(source.rglob("pets.tar"))
-    entry = ENTRIES["dogs_vs_cats"]
-    known = replace(entry.editions[0].archives[0], url=archive.as_uri())
-    monkeypatch.setitem(ENTRIES, "dogs_vs_cats", replace(entry, editions=(Edition("web", (known,)),)))
+    [known] = ENTRIES["dogs_vs_cats"].editions["ten images"]
+    known = known.model_copy(update={"url": archive.as_uri()})
+    change(monkeypatch, editions={"web": [known]})
     assert prepare("dogs_vs_cats", None, root).ok
-    wrong = replace(known, sha256="0" * 64)
-    monkeypatch.setitem(ENTRIES, "dogs_vs_cats", replace(entry, editions=(Edition("web", (wrong,)),)))
+    change(monkeypatch, editions={"web": [known.model_copy(update={"sha256": "0" * 64})]})
     with pytest.raises(PrepareError, match="damaged"):
         prepare("dogs_vs_cats", None, root.with_name("other"))
     assert not list(root.with_name("other").iterdir())
@@ -238,3 +233,14 @@ def test_descriptions_cover_every_entry():
     assert [row["name"] for row in rows] == list(ENTRIES)
     assert all(row["licence"] and row["title"] and row["homepage"] for row in rows)
     assert preparation.check("font_digits").ok
+    assert set(get_args(DatasetName)) == {name for name, entry in ENTRIES.items() if entry.splits}
+    assert set(get_args(DatasetName)) == set(READERS) | set(GENERATORS)
+    for entry in ENTRIES.values():
+        assert set(entry.needs) <= set(ENTRIES)
+        for archive in (archive for archives in entry.editions.values() for archive in archives):
+            assert preparation.is_archive(archive.file) == (archive.at_most is not None), archive.file
+
+
+def test_a_misspelt_field_of_the_registry_is_refused():
+    with pytest.raises(ValueError, match="licens"):
+        DatasetEntry(name="x", title="x", homepage="x", licens="MIT")

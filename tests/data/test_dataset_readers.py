@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from repro.data import label_map, load_dataset, readers
-from repro.data.entries import ENTRIES
 from repro.data.images import CIFAR10, STL10
 from repro.data.listing import DamagedFileError, UnknownSplitError, class_balanced_draw
-from repro.data.registry import UnknownDatasetError
+from repro.data.registry import ENTRIES, UnknownDatasetError
 
 
 def load(name, root, **options):
