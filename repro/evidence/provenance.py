@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib.metadata
-import os
 import platform
 import resource
 import subprocess
-from collections.abc import Iterable
-from functools import cache
-from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from repro.catalogue import Table
+from repro.execution import source_hash
 from repro.project import code_root
+from repro.stored_runs import TrainingProvenance
 
 _LIBRARIES = ("torch", "torchvision", "captum", "torchmetrics", "numpy", "scikit-learn", "papermill", "nbval")
 
@@ -36,6 +33,8 @@ class Provenance(BaseModel):
     """Manifest hash of each data set read."""
     runs: list[str] = []
     """Keys of the trainings in the run store that the numbers rest on."""
+    trainings: dict[str, TrainingProvenance] = {}
+    """On what each of `runs` was made; empty in records before this field."""
     libraries: dict[str, str]
     python: str
     device: str
@@ -72,25 +71,6 @@ def library_versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in _LIBRARIES}
 
 
-def device_name() -> str:
-    """The accelerator's name, or the processor model with its core count."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"CPU {processor_name()}"
-
-
-def processor_name() -> str:
-    """Model of the processor with the number of cores this process may use, e.g. "AMD EPYC, 2 cores"."""
-    model = platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    return f"{model}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
-
-
 def peak_memory() -> int:
     """Highest resident set of this process in bytes."""
     kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -100,48 +80,13 @@ def peak_memory() -> int:
 def inputs_hash(table: Table, parameters_hash: str) -> str:
     """Hash of everything in the repository that decides a notebook's numbers.
 
-    Taken over the notebook's cells, its parameters, and the source of every `repro` module it imports, directly or
-    through others. `repro.report` is left out: it decides how numbers look, and `repro report` renders them anew. Data
-    and library versions are recorded beside it.
+    Taken over the notebook's cells, its parameters, and the code it reaches (`source_hash`). `repro.report` is left
+    out: it decides how numbers look, and `repro report` renders them anew. Data and library versions are recorded
+    beside it.
     """
     notebook = table.read()
     digest = hashlib.sha256(parameters_hash.encode())
     for cell in notebook.cells:
         digest.update(cell.source.encode() + b"\0")
-    for path in sorted(_closure(_imported_modules("\n".join(notebook.code)))):
-        digest.update(path.read_bytes())
+    digest.update(source_hash("\n".join(notebook.code), without=["repro.report"]).encode())
     return digest.hexdigest()
-
-
-def _closure(modules: Iterable[str]) -> set[Path]:
-    seen: set[Path] = set()
-    waiting = [path for module in modules if (path := _module_file(module))]
-    while waiting:
-        path = waiting.pop()
-        if path not in seen:
-            seen.add(path)
-            waiting += [other for name in _imports_of_file(path) if (other := _module_file(name))]
-    return seen
-
-
-def _module_file(module: str) -> Path | None:
-    if module.startswith("repro.report"):
-        return None
-    base = code_root() / Path(*module.split("."))
-    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.exists()), None)
-
-
-@cache
-def _imports_of_file(path: Path) -> frozenset[str]:
-    return frozenset(_imported_modules(path.read_text(encoding="utf-8")))
-
-
-def _imported_modules(source: str) -> set[str]:
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names if alias.name.startswith("repro")}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("repro"):
-            found.add(node.module)
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found

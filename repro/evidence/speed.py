@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from repro.evidence.provenance import device_name, git_state, processor_name
+from repro.evidence.provenance import git_state
+from repro.execution import device_name, processor_name
 from repro.files import write_json
 from repro.project import UserError, project_root
 

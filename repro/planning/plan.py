@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from repro.catalogue import Preset, Table
-from repro.evidence.provenance import device_name
 from repro.evidence.record import Plan, Prediction
+from repro.execution import device_name
 from repro.parameters import parameters_hash, preset_values
 from repro.planning.cost import total
 from repro.planning.dfg import dfg_request
