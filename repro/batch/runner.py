@@ -21,6 +21,7 @@ from rich.console import Console
 from repro.catalogue import Preset, Table, all_tables
 from repro.evidence.provenance import inputs_hash
 from repro.evidence.record import Attempt, load_attempt, record_of
+from repro.execution import THREADS
 from repro.files import atomic_path
 from repro.parameters import parameters_hash, preset_values
 from repro.project import UserError, code_root, reports_root
@@ -100,7 +101,7 @@ class Runner:
     """Executes jobs in worker processes.
 
     Args:
-        jobs_at_once: notebooks running at the same time; the processor's threads are divided among them.
+        jobs_at_once: notebooks running at the same time, one thread each.
         started: called with a job when its process starts.
         finished: called with each outcome as it comes.
     """
@@ -159,11 +160,10 @@ class Runner:
         return self._judge(job, code, time.monotonic() - clock)
 
     def _run_worker(self, job: Job, log: IO[str]) -> int:
-        threads = max(1, (os.cpu_count() or 1) // self._jobs_at_once)
         paths = [str(code_root()), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {
-            "OMP_NUM_THREADS": str(threads),
             **os.environ,
+            "OMP_NUM_THREADS": str(THREADS),
             "REPRO_RUN_ID": job.run_id,
             RUNNER_PID: str(os.getpid()),
             "PYTHONPATH": os.pathsep.join(paths),

@@ -20,7 +20,6 @@ from repro.catalogue import Preset, Table
 from repro.evidence.comparison import CellComparison, compare, find_table
 from repro.evidence.provenance import (
     Provenance,
-    device_name,
     git_state,
     inputs_hash,
     library_versions,
@@ -28,12 +27,13 @@ from repro.evidence.provenance import (
 )
 from repro.evidence.published import own_label
 from repro.evidence.record import Figure, Record, Row, prediction_for
+from repro.execution import device_name, use_one_thread
 from repro.parameters import check_values, parameters_hash, read_parameters
 from repro.project import UserError
 from repro.report.html import bullet_list, comparison_table, key_value_table
 from repro.report.plots import save_png, use_house_style
 from repro.report.verdict_views import notebook_verdicts
-from repro.stored_runs import seconds_of_runs
+from repro.stored_runs import training_provenances
 
 T = TypeVar("T")
 
@@ -81,6 +81,7 @@ class Experiment:
         if "preset" not in parameters:
             raise UserError(f"{id}: the parameters cell must name its preset")
         use_house_style()
+        use_one_thread()  # this is a notebook's own process: what it computes outside the run store counts, too
         experiment = cls(table, parameters)
         experiment.folder.mkdir(parents=True, exist_ok=True)
         experiment._show_setup()
@@ -139,6 +140,8 @@ class Experiment:
         """The record as it stands."""
         commit, dirty = git_state()
         digest = parameters_hash(self.parameters)
+        trainings = training_provenances(self._runs)
+        known = [one.wall_seconds for one in trainings.values()]
         device_memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
         provenance = Provenance(
             commit=commit,
@@ -146,13 +149,14 @@ class Experiment:
             inputs_hash=inputs_hash(self.table, digest),
             data=self._data,
             runs=self._runs,
+            trainings=trainings,
             libraries=library_versions(),
             python=platform.python_version(),
             device=device_name(),
             threads=torch.get_num_threads(),
             started=self._started.isoformat(timespec="seconds"),
             wall_seconds=time.monotonic() - self._clock,
-            stored_seconds=seconds_of_runs(self._runs),
+            stored_seconds=sum(known) if len(known) == len(self._runs) else None,
             peak_memory_bytes=peak_memory(),
             peak_device_memory_bytes=device_memory,
         )

@@ -2,7 +2,8 @@
 
 A run is keyed by the hash of its whole configuration. Code is deliberately *not* part of the key, since otherwise
 every edit would throw away days of training: whoever changes what a training computes raises the `version` of its
-configuration instead.
+configuration instead. What a training ran on (code, libraries, device, threads) lies beside its result, and an
+interrupted one goes on only under the same.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import pickle
+import platform
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,14 +23,25 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from repro.execution import device_name, reproducible, training_code
 from repro.files import atomic_path, content_hash, file_hash, read_json, remove_temporary_files, write_json
 from repro.project import runs_root
-from repro.stored_runs import CONFIG, LOCK, SUMMARY
+from repro.stored_runs import (
+    CONFIG,
+    LOCK,
+    STATUS,
+    SUMMARY,
+    TENSORS,
+    TrainingProvenance,
+    checkpoint_files,
+    read_summary,
+    write_summary,
+)
 
 # One training in progress: steps with progress, checkpoints and bit-exact resumption.
 
@@ -64,9 +76,17 @@ class Run:
         writes: False in all but the first process of a training on several devices: it restores and never saves.
     """
 
-    def __init__(self, folder: Path, checkpoint_seconds: float, *, writes: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        checkpoint_seconds: float,
+        *,
+        writes: bool = True,
+        provenance: TrainingProvenance | None = None,
+    ) -> None:
         self.folder = folder
         self.writes = writes
+        self.provenance = provenance
         self.checkpoint_seconds = checkpoint_seconds
         self.metrics: dict[str, Any] = {}
         self.history: list[dict[str, float]] = []
@@ -115,18 +135,9 @@ class Run:
     def set_state(self, state: str, error: str = "") -> None:
         """Publish `pending | running | done | failed | interrupted` with process, host-neutral, and time."""
         write_json(
-            self.folder / "status.json",
+            self.folder / STATUS,
             {"state": state, "pid": os.getpid(), "updated": time.time(), "error": error},
         )
-
-    def remove_checkpoints(self) -> None:
-        """Delete every checkpoint; called when the result is safely on disk."""
-        for path in self.folder.glob("checkpoint-*"):
-            path.unlink(missing_ok=True)
-
-    def _checkpoints(self, name: str) -> list[Path]:
-        paths = self.folder.glob(f"checkpoint-{name}-*.pt")
-        return sorted(paths, key=lambda path: int(path.stem.rsplit("-", 1)[1]))
 
     def _save(self, name: str, step: int, state: Mapping[str, Resumable]) -> None:
         if not self.writes:
@@ -142,21 +153,22 @@ class Run:
         }
         with atomic_path(target) as temporary:
             torch.save(content, temporary)
-        write_json(target.with_suffix(".json"), {"sha256": file_hash(target)})
+        made = self.provenance.model_dump(mode="json") if self.provenance else None
+        write_json(target.with_suffix(".json"), {"sha256": file_hash(target), "provenance": made})
         # Two generations are kept, so that a damaged newest one costs minutes and not the run.
-        for old in self._checkpoints(name)[:-2]:
+        for old in checkpoint_files(self.folder, name)[:-2]:
             old.unlink(missing_ok=True)
             old.with_suffix(".json").unlink(missing_ok=True)
 
     def _restore(self, name: str, state: Mapping[str, Resumable]) -> int:
-        for path in reversed(self._checkpoints(name)):
+        for path in reversed(checkpoint_files(self.folder, name)):
             content = _read_checkpoint(path)
             if content is None:
                 continue
             try:
                 for key, value in state.items():
                     _apply(value, content["state"][key])
-            except (KeyError, ValueError, RuntimeError) as error:
+            except (LookupError, TypeError, ValueError, RuntimeError) as error:
                 raise CheckpointMismatch(
                     f"{path.name} in {self.folder} does not fit this training ({error}); if the code has changed, "
                     "raise the configuration's version or delete the run with `repro runs rm`"
@@ -178,8 +190,8 @@ def _read_checkpoint(path: Path) -> dict[str, Any] | None:
         return None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # a reader of pickles raises whatever damage makes of them
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         print(f"checkpoint {path.name} was refused, nothing in it was executed ({reason}); trying the one before")
         return None
     if not isinstance(content, dict) or _CHECKPOINT_KEYS - content.keys():
@@ -218,15 +230,12 @@ def _capture_random() -> dict[str, Any]:
 
 def _apply_random(saved: dict[str, Any]) -> None:
     torch.set_rng_state(saved["torch"])
-    if saved["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(saved["cuda"])
+    for device, state in enumerate(saved["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(state, device)
     kind, keys, position, has_gauss, gauss = saved["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
     version, internal, gauss_next = saved["python"]
     random.setstate((version, tuple(internal), gauss_next))
-
-
-TENSORS = "result.safetensors"
 
 
 class RunConfig(BaseModel):
@@ -275,14 +284,19 @@ class RunStore:
     checkpoint_seconds: float = 120.0
     busy_seconds: float = 60.0
     """How long a training on several devices waits for one elsewhere that is about to end."""
+    continue_changed: bool = field(default_factory=lambda: os.environ.get("REPRO_CONTINUE_CHANGED") == "1")
+    """Go on from checkpoints of other code, devices or libraries, and say so in the provenance, instead of starting
+    anew; `REPRO_CONTINUE_CHANGED=1` sets it for every notebook and command."""
 
     def run(
         self, config: RunConfig, train: Callable[[Run], dict[str, Tensor]], fabric: Fabric | None = None
     ) -> RunResult:
         """Return the result of `config`, training it with `train` only if no finished run exists.
 
-        All processes of a launched `fabric` call it together. The first decides for all of them whether to train, and
-        alone writes; the others resume from the same checkpoints. A finished run whose result is damaged goes on from
+        `train` runs with one thread and deterministic kernels, whatever the caller has set; the caller's settings are
+        back afterwards. All processes of a launched `fabric` call it together. The first decides for all of them
+        whether to train, and alone writes; the others resume from the same checkpoints. A run whose checkpoints were
+        made by other code starts anew (see `continue_changed`). A finished run whose result is damaged goes on from
         its last checkpoint where that is still there; it was deleted when the result was safe, so as a rule the run
         is trained from the start.
 
@@ -298,7 +312,8 @@ class RunStore:
         with self._locked(folder, config.key):
             if (done := self._load(folder, config.key)) is not None:
                 return done
-            return self._train(folder, config, train)
+            with reproducible():
+                return self._train(folder, config, train, self._provenance(folder, config, train, fabric))
 
     def _run_together(
         self, folder: Path, config: RunConfig, train: Callable[[Run], dict[str, Tensor]], fabric: Fabric
@@ -316,10 +331,14 @@ class RunStore:
             done = self._load(folder, config.key) if decision == "done" else None
             if done is not None:
                 return done
-            if fabric.is_global_zero:
-                return self._train(folder, config, train)
-            run = Run(folder, self.checkpoint_seconds, writes=False)
-            return RunResult(config.key, train(run), run.metrics, run.history, run.wall_seconds, reused=False)
+            with reproducible():
+                if fabric.is_global_zero:
+                    provenance = self._provenance(folder, config, train, fabric)
+                    fabric.barrier()  # it may have removed checkpoints that the others would resume from
+                    return self._train(folder, config, train, provenance)
+                fabric.barrier()
+                run = Run(folder, self.checkpoint_seconds, writes=False)
+                return RunResult(config.key, train(run), run.metrics, run.history, run.wall_seconds, reused=False)
         finally:
             lock.release()
 
@@ -346,40 +365,97 @@ class RunStore:
             print(f"run {key} is being trained by another process; waiting for it")
         return lock
 
-    def _train(self, folder: Path, config: RunConfig, train: Callable[[Run], dict[str, Tensor]]) -> RunResult:
+    def _provenance(
+        self, folder: Path, config: RunConfig, train: Callable[[Run], dict[str, Tensor]], fabric: Fabric | None
+    ) -> TrainingProvenance:
+        """On what the training is about to run; checkpoints of another execution are deleted, or their use is noted."""
+        now = _execution(train, fabric)
+        before: dict[str, TrainingProvenance] = {}
+        for path in checkpoint_files(folder):
+            made = _made_on(path)
+            if made is None:
+                print(f"checkpoint {path.name} does not say on what it was made; it is not used")
+                path.unlink()
+            else:
+                before[str(made)] = made
+        changes = [change for made in before.values() for change in made.changes]
+        unlike = [line for made in before.values() for line in made.differences(now)]
+        if unlike and not self.continue_changed:
+            print(
+                f"run {config.key} was interrupted and something has changed since ({'; '.join(unlike)}): trained "
+                "again from the start; REPRO_CONTINUE_CHANGED=1 would have gone on"
+            )
+            _remove_checkpoints(folder)
+            return now
+        return now.model_copy(update={"changes": list(dict.fromkeys([*changes, *unlike]))})
+
+    def _train(
+        self,
+        folder: Path,
+        config: RunConfig,
+        train: Callable[[Run], dict[str, Tensor]],
+        provenance: TrainingProvenance,
+    ) -> RunResult:
         # Under the lock alone: the holder deletes the temporary files of others, which it takes for leftovers.
         remove_temporary_files(folder)
         write_json(folder / CONFIG, {"kind": config.kind, **config.model_dump(mode="json")})
         if (folder / SUMMARY).exists():
             print(f"the result of run {config.key} is damaged; training it again")
             (folder / SUMMARY).unlink()
-        run = Run(folder, self.checkpoint_seconds)
+        run = Run(folder, self.checkpoint_seconds, provenance=provenance)
         run.set_state("running")
         try:
-            _publish(run, train(run))
+            _publish(run, config.key, provenance, train(run))
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt | SystemExit)
             run.set_state("interrupted" if stopped else "failed", error=f"{type(error).__name__}: {error}")
             raise
         run.set_state("done")
-        run.remove_checkpoints()
-        return RunResult(
-            config.key, load_file(folder / TENSORS), run.metrics, run.history, run.wall_seconds, reused=False
-        )
+        _remove_checkpoints(folder)
+        tensors = load_file(folder / TENSORS)
+        return RunResult(config.key, tensors, run.metrics, run.history, run.wall_seconds, reused=False)
 
     def _load(self, folder: Path, key: str) -> RunResult | None:
-        summary, tensors = read_json(folder / SUMMARY), folder / TENSORS
-        if not isinstance(summary, dict) or not tensors.exists() or summary.get("sha256") != file_hash(tensors):
+        summary = read_summary(folder, key)
+        if summary is None:
             return None
-        return RunResult(
-            key, load_file(tensors), summary["metrics"], summary["history"], summary["wall_seconds"], reused=True
-        )
+        seconds = summary["provenance"]["wall_seconds"]
+        return RunResult(key, load_file(folder / TENSORS), summary["metrics"], summary["history"], seconds, reused=True)
 
 
-def _publish(run: Run, tensors: dict[str, Tensor]) -> None:
+def _execution(train: Callable[[Run], dict[str, Tensor]], fabric: Fabric | None) -> TrainingProvenance:
+    return TrainingProvenance(
+        code=training_code(train),
+        torch=torch.__version__,
+        python=platform.python_version(),
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        device_name=device_name(),
+        world_size=1 if fabric is None else fabric.world_size,
+        threads=torch.get_num_threads(),
+        precision=torch.get_float32_matmul_precision(),
+        tf32=torch.backends.cudnn.allow_tf32,
+        deterministic="where possible" if torch.is_deterministic_algorithms_warn_only_enabled() else "all",
+    )
+
+
+def _made_on(checkpoint: Path) -> TrainingProvenance | None:
+    """On what a checkpoint was made; None where that cannot be read, and the checkpoint is then passed over, too."""
+    beside = read_json(checkpoint.with_suffix(".json"))
+    try:
+        return TrainingProvenance.model_validate(beside.get("provenance") if isinstance(beside, dict) else None)
+    except ValidationError:
+        return None
+
+
+def _remove_checkpoints(folder: Path) -> None:
+    for path in folder.glob("checkpoint-*"):
+        path.unlink(missing_ok=True)
+
+
+def _publish(run: Run, key: str, provenance: TrainingProvenance, tensors: dict[str, Tensor]) -> None:
     """Write the result; the summary comes last, since its presence is what makes a run finished."""
     with atomic_path(run.folder / TENSORS) as temporary:
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
-    summary = {"metrics": run.metrics, "history": run.history, "wall_seconds": run.wall_seconds}
-    digest = file_hash(run.folder / TENSORS)
-    write_json(run.folder / SUMMARY, summary | {"sha256": digest, "finished": time.time()})
+    made = provenance.model_copy(update={"wall_seconds": run.wall_seconds})
+    summary = {"metrics": run.metrics, "history": run.history, "provenance": made.model_dump(mode="json")}
+    write_summary(run.folder, key, summary | {"finished": time.time()})

@@ -78,7 +78,7 @@ def test_dry_run_shows_jobs_and_submission_lines(project: Project, tmp_path: Pat
     result = repro(tmp_path, "--executor", "slurm", "--dry-run")
     assert result.returncode == 0, result.stdout + result.stderr
     for id in ("ega/table1", "dfg/table1"):
-        assert f"sbatch -t 30 --mem 4000 --cpus-per-task=2: repro run {id} --preset smoke" in result.stdout
+        assert f"sbatch -t 30 --mem 4000 --cpus-per-task=1: repro run {id} --preset smoke" in result.stdout
     assert "rule table" in result.stdout + result.stderr
     assert not (tmp_path / "slurm" / "sbatch.log").exists(), "a dry run submitted something"
     assert record_of(Table("ega/table1"), "smoke") is None
@@ -99,7 +99,7 @@ def test_stand_in_cluster(project: Project, tmp_path: Path) -> None:  # noqa: F8
     assert "failed: ega/table2" in first.stdout and "2 of 3 records valid" in first.stdout
     submitted = log.read_text().splitlines()
     assert len(submitted) == 3
-    assert all("-t 30 --mem 4000" in line and "--cpus-per-task=2" in line for line in submitted)
+    assert all("-t 30 --mem 4000" in line and "--cpus-per-task=1" in line for line in submitted)
     assert record_of(Table("dfg/table1"), "smoke") and record_of(Table("ega/table1"), "smoke")
     assert record_of(Table("ega/table2"), "smoke"), "the failed re-run cost the earlier record"
     assert "on purpose" in (Table("ega/table2").report("smoke") / "index.html").read_text()

@@ -1,5 +1,8 @@
 """The run store: nothing is trained twice, an interrupted run ends bit-identical, damage costs one checkpoint."""
 
+import importlib.util
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -7,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from repro import execution
+from repro.stored_runs import training_provenances
 from repro.training import Diverged, Run, RunConfig, RunStore
 
 
@@ -82,3 +87,87 @@ def test_failed_runs_say_so(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="out of paper"):
         store(tmp_path).run(Toy(), broken)
     assert '"state": "failed"' in (tmp_path / Toy().key / "status.json").read_text()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_and_kernels_are_the_stores_own(tmp_path: Path, threads: int) -> None:
+    before = torch.get_num_threads()
+    seen: list[tuple[int, bool]] = []
+
+    def train(run: Run) -> dict[str, Tensor]:
+        seen.append((torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()))
+        generator = torch.Generator().manual_seed(0)
+        images, filters = (torch.randn(8, 16, 33, 33, generator=generator) for _ in range(2))
+        return {"sum": torch.nn.functional.conv2d(images, filters[:, :, :9, :9]).sum()}
+
+    try:
+        torch.set_num_threads(threads)
+        found = store(tmp_path).run(Toy(), train)
+        assert seen == [(1, True)] and torch.get_num_threads() == threads
+        assert not torch.are_deterministic_algorithms_enabled()
+        torch.set_num_threads(1)
+        assert torch.equal(found.tensors["sum"], train(Run(tmp_path, 0))["sum"])
+    finally:
+        torch.set_num_threads(before)
+    (made,) = training_provenances([Toy().key, Toy(seed=1).key], tmp_path).values()
+    assert made.threads == 1 and made.torch == torch.__version__ and made.device in made.device_name.lower()
+
+
+CODE = """
+import torch
+from repro.training.run_store import Run
+
+def training(config, die_at=None):
+    def train(run: Run):
+        # a comment: {comment}
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout({dropout}), torch.nn.Linear(8, 1))
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        for step in run.steps(config.steps, {{"network": network, "optimizer": optimizer}}):
+            if step == die_at:
+                raise KeyboardInterrupt
+            optimizer.zero_grad()
+            network(torch.randn(16, 4)).square().mean().backward()
+            optimizer.step()
+        return dict(network.state_dict())
+    return train
+"""
+
+
+def edited(folder: Path, dropout: float, comment: str = "") -> Callable[..., Callable[[Run], dict[str, Tensor]]]:
+    """The training of a module that was just written with that dropout, as a process started now would see it."""
+    path = folder / "edited_training.py"
+    path.write_text(CODE.format(dropout=dropout, comment=comment))
+    spec = importlib.util.spec_from_file_location("edited_training", path)
+    assert spec and spec.loader
+    sys.modules["edited_training"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    execution._training_code.cache_clear()
+    return module.training
+
+
+@pytest.mark.faults("dropout edited between kill and resume", "said so and trained again: no mixture is stored")
+def test_an_edit_between_kill_and_resume(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
+    half = edited(tmp_path, 0.5)
+    for name in ("restarted", "continued", "commented"):
+        with pytest.raises(KeyboardInterrupt):
+            store(tmp_path / name).run(Toy(), half(Toy(), die_at=6))
+    whole = store(tmp_path / "half").run(Toy(), half(Toy()))
+    commented = store(tmp_path / "commented").run(Toy(), edited(tmp_path, 0.5, "another one")(Toy()))
+    assert "has changed" not in capsys.readouterr().out
+    assert all(torch.equal(commented.tensors[name], whole.tensors[name]) for name in whole.tensors)
+
+    tenth = edited(tmp_path, 0.1)
+    whole = store(tmp_path / "tenth").run(Toy(), tenth(Toy()))
+    restarted = store(tmp_path / "restarted").run(Toy(), tenth(Toy()))
+    assert "has changed since (code: " in capsys.readouterr().out
+    assert all(torch.equal(restarted.tensors[name], whole.tensors[name]) for name in whole.tensors)
+    continued = RunStore(tmp_path / "continued", 0, continue_changed=True).run(Toy(), tenth(Toy()))
+    assert not all(torch.equal(continued.tensors[name], whole.tensors[name]) for name in whole.tensors)
+    changes = {
+        name: training_provenances([Toy().key], tmp_path / name)[Toy().key].changes
+        for name in ("restarted", "continued")
+    }
+    assert changes["restarted"] == [] and changes["continued"][0].startswith("code: ")
+    sys.dont_write_bytecode = before

@@ -4,6 +4,8 @@ import errno
 import os
 import pickle
 import queue
+import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -22,11 +24,11 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from repro.cli import app
-from repro.files import file_hash, write_json
+from repro.files import file_hash, read_json, write_json
 from repro.project import UserError
 from repro.stored_runs import LOCK, collect_garbage, find_run, remove_run, stored_runs
 from repro.training import Run, RunBusy, RunResult, RunStore
-from repro.training.run_store import CheckpointMismatch
+from repro.training.run_store import CheckpointMismatch, _apply_random, _capture_random
 
 
 @pytest.fixture
@@ -48,6 +50,12 @@ def resume(root: Path, expected: dict[str, Tensor]) -> None:
     assert all(torch.equal(found.tensors[name], value) for name, value in expected.items())
 
 
+def rehash(checkpoint: Path) -> None:
+    """Give a changed checkpoint the checksum it should have."""
+    beside = checkpoint.with_suffix(".json")
+    write_json(beside, read_json(beside) | {"sha256": file_hash(checkpoint)})
+
+
 class Planted:
     """A pickle whose loading would create a file."""
 
@@ -62,7 +70,7 @@ class Planted:
 def test_a_planted_pickle_is_refused(tmp_path: Path, whole: dict[str, Tensor], capsys: pytest.CaptureFixture) -> None:
     newest = cut(tmp_path / "cut")
     torch.save({"step": 8, "state": Planted(tmp_path / "executed")}, newest)
-    write_json(newest.with_suffix(".json"), {"sha256": file_hash(newest)})
+    rehash(newest)
     resume(tmp_path / "cut", whole)
     assert not (tmp_path / "executed").exists()
     assert "checkpoint-train-8.pt was refused, nothing in it was executed" in capsys.readouterr().out
@@ -72,14 +80,21 @@ def test_a_planted_pickle_is_refused(tmp_path: Path, whole: dict[str, Tensor], c
 
 
 @pytest.mark.faults("truncated, emptied or overwritten checkpoint", "the one before is used, the damage is reported")
+@pytest.mark.parametrize("rehashed", [False, True])
 @pytest.mark.parametrize("damage", [lambda old: old[:100], lambda old: b"", lambda old: os.urandom(len(old))])
 def test_damaged_checkpoints(
-    damage: Callable[[bytes], bytes], tmp_path: Path, whole: dict[str, Tensor], capsys: pytest.CaptureFixture
+    damage: Callable[[bytes], bytes],
+    rehashed: bool,
+    tmp_path: Path,
+    whole: dict[str, Tensor],
+    capsys: pytest.CaptureFixture,
 ) -> None:
     newest = cut(tmp_path / "cut")
     newest.write_bytes(damage(newest.read_bytes()))
+    if rehashed:
+        rehash(newest)
     resume(tmp_path / "cut", whole)
-    assert "checkpoint-train-8.pt is damaged" in capsys.readouterr().out
+    assert f"checkpoint-train-8.pt {'was refused' if rehashed else 'is damaged'}" in capsys.readouterr().out
 
 
 @pytest.mark.faults("every checkpoint damaged", "the training starts again and ends the same")
@@ -221,8 +236,8 @@ def test_listing_does_not_wait_for_torch(tmp_path: Path) -> None:
 class Member(Fabric):
     """One of two processes of a training, as a thread: what the first broadcasts reaches the second."""
 
-    def __init__(self, rank: int, line: queue.Queue[object]) -> None:
-        self.rank, self.line = rank, line
+    def __init__(self, rank: int, line: queue.Queue[object], both_here: threading.Barrier) -> None:
+        self.rank, self.line, self.both_here = rank, line, both_here
 
     @property
     def world_size(self) -> int:
@@ -238,15 +253,18 @@ class Member(Fabric):
             return obj
         return self.line.get(timeout=20)
 
+    def barrier(self, name: str | None = None) -> None:
+        self.both_here.wait(20)
+
 
 def both(root: Path, train: Callable[[Run], dict[str, Tensor]]) -> list[RunResult | RuntimeError]:
     """What each of two processes gets when they ask for the toy training together."""
     line: queue.Queue[object] = queue.Queue()
-    team = RunStore(root, busy_seconds=0.2)
+    team, barrier = RunStore(root, busy_seconds=0.2), threading.Barrier(2)
 
     def ask(rank: int) -> RunResult | RuntimeError:
         try:
-            return team.run(Toy(), train, Member(rank, line))
+            return team.run(Toy(), train, Member(rank, line, barrier))
         except RunBusy as error:
             return error
 
@@ -287,8 +305,67 @@ def test_one_of_several_processes_writes(tmp_path: Path) -> None:
 @pytest.mark.faults("damaged result whose checkpoints are still there", "goes on from the last one; repeats no step")
 def test_a_damaged_result_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "remove_checkpoints", lambda run: None)
+        patch.setattr("repro.training.run_store._remove_checkpoints", lambda folder: None)
         first = store(tmp_path).run(Toy(), toy_training(Toy()))
     (tmp_path / Toy().key / "result.safetensors").write_bytes(b"damaged")
     again = store(tmp_path).run(Toy(), toy_training(Toy(), die_at=11))
     assert not again.reused and again.history == first.history
+
+
+@pytest.mark.faults("bit flipped in a finished run's summary", "noticed and trained again, or the same value")
+def test_bit_flips_in_a_summary(
+    tmp_path: Path, whole: dict[str, Tensor], moments: int, chance: random.Random, injected: Callable[[int], None]
+) -> None:
+    path = tmp_path / "whole" / Toy().key / "result.json"
+    good, expected = path.read_bytes(), store(tmp_path / "whole").finished(Toy())
+    assert expected is not None
+    for _ in range(flips := 20 * moments):
+        flipped = bytearray(good)
+        flipped[chance.randrange(len(good))] ^= 1 << chance.randrange(8)
+        path.write_bytes(flipped)
+        found = store(tmp_path / "whole").finished(Toy())
+        assert found is None or (found.metrics, found.history) == (expected.metrics, expected.history)
+    injected(flips)
+
+
+@pytest.mark.faults("folder of another run copied under a key", "not served; trained")
+def test_a_copied_folder_is_not_served(tmp_path: Path, whole: dict[str, Tensor]) -> None:
+    shutil.copytree(tmp_path / "whole" / Toy().key, tmp_path / "whole" / Toy(seed=1).key)
+    assert store(tmp_path / "whole").finished(Toy(seed=1)) is None
+    assert not store(tmp_path / "whole").run(Toy(seed=1), toy_training(Toy(seed=1))).reused
+
+
+@pytest.mark.faults("tensors of a finished run gone, its checkpoints there", "gc keeps what it can go on from")
+def test_garbage_collection_keeps_checkpoints_without_a_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, Tensor]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("repro.training.run_store._remove_checkpoints", lambda folder: None)
+        store(tmp_path / "cut").run(Toy(), toy_training(Toy()))
+    (run,) = stored_runs(tmp_path / "cut")
+    (run.folder / "result.safetensors").unlink()
+    collect_garbage(tmp_path / "cut")
+    (found,) = stored_runs(tmp_path / "cut")
+    assert found.checkpoints == run.checkpoints != () and found.error == "result.safetensors is missing"
+    resume(tmp_path / "cut", whole)
+
+
+@pytest.mark.faults("half files in the run store", "`repro runs list` names them")
+def test_half_files_are_named(tmp_path: Path, whole: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPRO_RUNS", str(tmp_path / "whole"))
+    folder = tmp_path / "whole" / Toy().key
+    for name in ("result.json", "status.json", "config.json"):
+        (folder / name).write_bytes((folder / name).read_bytes()[:20])
+        (folder / "checkpoint-train-x.pt").touch()
+        listing = CliRunner().invoke(app, ["runs", "list"])
+        assert listing.exit_code == 0 and name in listing.output, listing.output
+
+
+@pytest.mark.faults("checkpoint from a machine with more GPUs", "the states of those that are here are restored")
+def test_random_states_of_more_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    restored: list[int] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: restored.append(device))
+    saved = _capture_random() | {"cuda": [torch.zeros(8), torch.zeros(8)]}
+    _apply_random(saved)
+    assert restored == [0]
