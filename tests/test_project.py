@@ -63,14 +63,15 @@ def locked(name: str = "requirements.lock") -> dict[str, str]:
     return dict(re.findall(r"^([A-Za-z0-9_.-]+)==([^ ;\\]+)", text, flags=re.MULTILINE))
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-cluster.lock"])
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-cluster.lock", "requirements-docs.lock"])
 def test_the_lock_has_hashes_no_addresses_and_every_dependency(name: str) -> None:
     text = (code_root() / name).read_text()
     assert "://" not in text
     assert text.count("==") <= text.count("--hash=sha256:")
     project = tomllib.loads((code_root() / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = extras["cluster"] if "cluster" in name else project["dependencies"] + extras["dev"]
+    whole = project["dependencies"] + extras["dev"]
+    wanted = next((extras[extra] for extra in ("cluster", "docs") if extra in name), whole)
     names = {re.split(r"[<>=!~\[ ]", requirement)[0].lower() for requirement in wanted}
     assert names <= {package.lower() for package in locked(name)}
 
