@@ -1,10 +1,10 @@
-"""Speed of the localisation metrics beside the plain OpenCV / NumPy evaluation, on one thread.
+"""Speed of the localisation metrics beside the plain OpenCV / NumPy evaluation and beside a prototype, on one thread.
 
     python benchmarks/localisation.py [--maps 20] [--repetitions 5] [--ilsvrc 50000] [--threads 2]
 
-Repetitions of the two sides alternate; medians of the CPU time of each and of their ratios are reported. The plain
-evaluation is the tests' oracle, one contour search per threshold. Writes benchmarks/results/localisation.json
-(`--quick`: a trial, into output/).
+Repetitions of the sides alternate; medians of the CPU time of each and of their ratios are reported. The plain
+evaluation is the tests' oracle, one contour search per threshold. The prototype computes the rule of all contours,
+ours all three rules. Writes benchmarks/results/localisation.json (`--quick`: a trial, into output/).
 """
 
 import argparse
@@ -20,6 +20,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "metrics"))
+import max_box_prototype as prototype  # noqa: E402
 import oracle_localisation as oracle  # noqa: E402
 
 from repro.evidence.speed import Comparison, SpeedRecord, compared, environment  # noqa: E402
@@ -28,6 +29,7 @@ from repro.metrics import MaxBoxAccV2, box_curves, pixel_histograms  # noqa: E40
 SIDE = 224
 BARS = {"cam": 15.0, "cubic": 15.0, "noisy": 80.0}
 PIXEL_BAR, SECONDS_BAR, MEMORY_BAR = 10.0, 240.0, 2048.0
+PROTOTYPE_BAR = 1.3
 
 
 def draw_map(rng: np.random.Generator, kind: str) -> np.ndarray:
@@ -54,7 +56,7 @@ def cpu_times(sides: dict[str, Callable[[], object]], repetitions: int) -> dict[
     return spent
 
 
-def compare_boxes(kind: str, maps: int, repetitions: int) -> Comparison:
+def compare_boxes(kind: str, maps: int, repetitions: int) -> list[Comparison]:
     """MaxBoxAccV2's curves for one kind of map; the plain side sees a tenth of the maps."""
     rng = np.random.default_rng(0)
     scores = np.stack([draw_map(rng, kind) for _ in range(maps)])
@@ -64,12 +66,23 @@ def compare_boxes(kind: str, maps: int, repetitions: int) -> Comparison:
     seconds = cpu_times(
         {
             "plain": lambda: [oracle.best_iou_per_threshold(score, truth) for score in few],
+            "prototype": lambda: [prototype.best_iou_per_threshold(s, truth, oracle.THRESHOLDS) for s in scores],
             "ours": lambda: box_curves(stacked, [truth] * maps, normalisation="none"),
         },
         repetitions,
     )
     name = f"boxes at all thresholds, {kind} maps {SIDE}×{SIDE}"
-    return per_map(name, seconds, maps, len(few), BARS[kind])
+    beside_prototype = compared(
+        f"{name}: three rules beside one",
+        [1e3 * spent / maps for spent in seconds["ours"]],
+        [1e3 * spent / maps for spent in seconds["prototype"]],
+        "component prototype",
+        unit="ms CPU per map",
+        threads=1,
+        ratio_is="ours / peer",
+        bar=PROTOTYPE_BAR,
+    )
+    return [per_map(name, seconds, maps, len(few), BARS[kind]), beside_prototype]
 
 
 def compare_pixels(maps: int, repetitions: int) -> Comparison:
@@ -140,11 +153,12 @@ def main() -> None:
     warm = torch.rand(1, 14, 14)
     box_curves(warm, [np.array([[0, 0, 5, 5]])])
     pixel_histograms(warm, torch.ones(1, 14, 14, dtype=torch.uint8))
-    rows = [compare_boxes(kind, options.maps, options.repetitions) for kind in BARS]
+    prototype.best_iou_per_threshold(np.zeros((8, 8)), np.array([[0, 0, 5, 5]]), oracle.THRESHOLDS)
+    rows = [row for kind in BARS for row in compare_boxes(kind, options.maps, options.repetitions)]
     rows.append(compare_pixels(options.maps, options.repetitions))
     rows += evaluate_many(options.ilsvrc, options.threads)
     for row in rows:
-        plain = "" if row.peer is None else f"   plain {row.peer:9.2f}   {row.ratio:6.1f}x"
+        plain = "" if row.peer is None else f"   peer {row.peer:9.2f}   {row.ratio_is} {row.ratio:6.2f}"
         print(f"{row.name:<62} {row.ours:9.2f} {row.unit}{plain}   met: {row.met}", flush=True)
     record = SpeedRecord(name="localisation", environment=environment(), comparisons=rows, details={})
     print(f"written: {record.save(quick=options.quick)}")

@@ -235,10 +235,10 @@ def iou_at(iou: Float[Tensor, "n 256"], peaks: Int[Tensor, " n"], threshold: flo
     return iou.gather(1, levels[:, None].to(iou.device))[:, 0]
 
 
-def accuracies(
+def hit_counts(
     iou: Float[Tensor, "n 256"], peaks: Int[Tensor, " n"], correct: Bool[Tensor, " n"], min_iou: float
 ) -> np.ndarray:
-    """Share of images, in [0, 1], that are hits at each of `THRESHOLDS` (1000,).
+    """Number of images that are hits at each of `THRESHOLDS` (1000,); counts, since equal shares must tie exactly.
 
     The comparison is made in float32, the precision of the curves, so that an IoU of exactly 7/10 passes 0.7.
     """
@@ -247,7 +247,7 @@ def accuracies(
     for peak in torch.unique(peaks).tolist():
         counts = hits[peaks == peak].sum(0).cpu().numpy()
         total += counts[levels_at(THRESHOLDS, peak)]
-    return total / len(iou)
+    return total
 
 
 def choose_threshold(
@@ -268,7 +268,7 @@ def choose_threshold(
         iou, peaks = held_out.matrix(rule, comparison), held_out.peaks
         everything = torch.ones(len(held_out), dtype=torch.bool)
         correct = everything if policy.correct is None else policy.correct.bool()
-    return float(THRESHOLDS[accuracies(iou, peaks, correct, min_iou).argmax()])
+    return float(THRESHOLDS[hit_counts(iou, peaks, correct, min_iou).argmax()])
 
 
 # Centre-Gaussian baseline: how well a map that never saw the image localises (digest: EGA §2).

@@ -35,7 +35,8 @@ class LocalisationResult(NamedTuple):
     """A localisation accuracy with what is needed to read it."""
 
     value: float
-    """Accuracy in percent: the mean over `ious`. The error of the tables is 100 - value."""
+    """Accuracy in percent, the mean over `ious`: all hits over all chances, one division of two integers. The error of
+    the tables is 100 - value."""
     ious: tuple[float, ...]
     thresholds: tuple[float, ...]
     """τ used for each IoU."""
@@ -100,7 +101,7 @@ class BoxAccuracy(Metric):
             columns.append((overlap >= torch.tensor(min_iou, dtype=torch.float32)) & correct)
         hits = torch.stack(columns, dim=1).numpy()
         return LocalisationResult(
-            value=float(hits.mean(axis=0).mean() * 100),
+            value=100 * int(hits.sum()) / hits.size,
             ious=self.ious,
             thresholds=tuple(used),
             policy=type(self.policy).__name__,
@@ -195,8 +196,10 @@ def pixel_histograms(
     labels = masks.detach().cpu().numpy().astype(np.uint8)
     counts = np.zeros((len(labels), 2, N_BINS), dtype=np.int64)
     for i, score in enumerate(scores):
-        if not count_scores(score.ravel(), labels[i].ravel(), counts[i]):
-            raise ValueError(f"masks[{i}] holds values other than 0, 1 and 255, or its map leaves [0, 1]")
+        _, background, foreground, other = count_scores(score.ravel(), labels[i].ravel())
+        if other.any():
+            raise ValueError(f"masks[{i}] holds values other than 0, 1 and 255")
+        counts[i] = foreground, background
     return torch.from_numpy(counts)
 
 

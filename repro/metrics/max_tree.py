@@ -1,10 +1,12 @@
-"""Boxes of a map at all 256 grey levels in one union-find pass (numba kernels).
+"""Boxes of a map at all 256 grey levels in one union-find pass, and PxAP's score histograms (numba kernels).
 
 The contours of `{v > L}` are one per 8-connected foreground component, with the component's bounding box, and
 one per hole, i.e. per 4-connected background component that does not reach the border, with the hole's box
 grown by one pixel. The boxes at all levels are therefore the nodes of a max-tree (foreground, flooded
-downwards) and of a min-tree (background, flooded upwards). Each flood merges components as pixels arrive and,
-at the end of a level, books the best IoU of the components alive then.
+downwards) and of a min-tree (background, flooded upwards). A flood unites components, not pixels: a pixel only
+carries a component's id, and the IoU of a box is booked once, for all levels between two changes of the box.
+
+Column `L + 1` of a curve belongs to `{v > L}`: a flood down passes columns peak … 1, a flood up columns 1 … peak.
 
 Annotations are left plain and every kernel is marked `no_type_check`: numba compiles these functions, a
 checker wrapped around them would stop it. All kernels live in this one file because numba's disk cache only
@@ -12,25 +14,40 @@ notices changes of the file that holds the cached function.
 """
 
 from collections.abc import Callable
-from typing import Any, no_type_check
+from typing import Any, Literal, NamedTuple, no_type_check
 
 import numba
 import numpy as np
 
-# A component: inclusive box, area in half pixels, first pixel in reading order, place in the list of live
-# ones, and its best IoU (-1 when the box changed since).
-PART = np.dtype(
-    [(name, np.uint32) for name in ("parent", "left", "top", "right", "bottom", "area", "start", "slot")]
-    + [("iou", np.float64)]
-)
-# Component ids start at 1; ids and indices are unsigned, which spares numba the test for negative ones.
+# A component: its inclusive box; its area without holes, and with them when last followed, in half pixels; its first
+# pixel in reading order; the column since which it has its box (0: the box is new) and that box's best IoU; the column
+# that changed it last; whether it is among the contenders for the largest.
+FIELDS = ("left", "top", "right", "bottom", "area", "filled", "start", "since", "changed", "contends")
+PART = np.dtype([(name, np.int32) for name in FIELDS] + [("iou", np.float32)])
+# Ids are unsigned, which spares numba the test for negative indices; those of components begin behind the border's.
 UNSET, BORDER = np.uint32(0), np.uint32(1)
 # Rows of the result: every contour, the contour of largest area, the box around the whole foreground.
 ALL, LARGEST, UNION = range(3)
+# Counters of a flood: the last id given, components changed at this level, contenders, the area they have to reach.
+IDS, CHANGED, CONTENDERS, BOUND = range(4)
 N_COLUMNS = 257
-# Clockwise from east; the order matters for `boundary_area`.
+# Clockwise from east; the order matters for `filled_area`.
 STEP_X = np.array([1, 1, 0, -1, -1, -1, 0, 1])
 STEP_Y = np.array([0, 1, 1, 1, 0, -1, -1, -1])
+
+
+class Flood(NamedTuple):
+    """What a flood works on; the image is padded by one pixel and its rows are 2^shift long."""
+
+    labels: np.ndarray
+    parts: np.ndarray
+    parent: np.ndarray
+    changed: np.ndarray
+    contenders: np.ndarray
+    counts: np.ndarray
+    height: int
+    width: int
+    shift: int
 
 
 def corner_gains() -> np.ndarray:
@@ -47,12 +64,12 @@ def corner_gains() -> np.ndarray:
 GAINED = corner_gains()
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any], inline: Literal["never", "always"] = "never") -> Callable[..., Any]:
     """Compile without the interpreter lock, cached on disk where any cache folder is writable."""
     try:
-        return numba.njit(nogil=True, cache=True)(function)
+        return numba.njit(nogil=True, cache=True, inline=inline)(function)
     except RuntimeError:  # numba found no writable place for the cache: compile in memory
-        return numba.njit(nogil=True)(function)
+        return numba.njit(nogil=True, inline=inline)(function)
 
 
 @compiled
@@ -71,78 +88,130 @@ def best_iou(left, top, right, bottom, boxes):
     return best
 
 
-@compiled
 @no_type_check
-def find(parts, c):
-    while parts[c].parent != c:
-        parts[c].parent = parts[parts[c].parent].parent
-        c = parts[c].parent
+def find(parent, c):
+    while parent[c] != c:
+        parent[c] = parent[parent[c]]
+        c = parent[c]
     return c
 
 
+find = compiled(find, inline="always")
+
+
 @compiled
 @no_type_check
-def merge(parts, live, count, a, b):
-    """Join two live components; the older id survives, so the border always does."""
+def settle(part, column, curve):
+    """Book a box that ends at `column` for the columns it stood: those above it going down, below it going up."""
+    if part.since:
+        for passed in range(min(part.since, column + 1), max(part.since, column - 1) + 1):
+            curve[passed] = max(curve[passed], part.iou)
+        part.since = 0
+
+
+@compiled
+@no_type_check
+def widen(part, left, top, right, bottom, column, curve):
+    """Let a component's box hold another box."""
+    if left < part.left or top < part.top or right > part.right or bottom > part.bottom:
+        settle(part, column, curve)
+        part.left, part.top = min(part.left, left), min(part.top, top)
+        part.right, part.bottom = max(part.right, right), max(part.bottom, bottom)
+
+
+@compiled
+@no_type_check
+def unite(parts, parent, a, b, column, curve):
+    """Join two components; the older id survives, so the border always does."""
     keep, drop = min(a, b), max(a, b)
-    parts[drop].parent = keep
-    count[1] -= 1
-    last = live[count[1]]
-    live[parts[drop].slot] = last
-    parts[last].slot = parts[drop].slot
-    parts[keep].left = min(parts[keep].left, parts[drop].left)
-    parts[keep].top = min(parts[keep].top, parts[drop].top)
-    parts[keep].right = max(parts[keep].right, parts[drop].right)
-    parts[keep].bottom = max(parts[keep].bottom, parts[drop].bottom)
-    parts[keep].area += parts[drop].area
-    parts[keep].start = min(parts[keep].start, parts[drop].start)
-    parts[keep].iou = -1.0
+    parent[drop] = keep
+    kept, dropped = parts[keep], parts[drop]
+    settle(dropped, column, curve)
+    widen(kept, dropped.left, dropped.top, dropped.right, dropped.bottom, column, curve)
+    kept.area += dropped.area
+    kept.filled = max(kept.filled, dropped.filled)
+    kept.start = min(kept.start, dropped.start)
     return keep
 
 
 @compiled
 @no_type_check
-def add_pixel(p, grid_x, grid_y, labels, parts, live, count, offsets):
-    """Add the pixel at padded index `p` to the component it touches, joining or founding components."""
-    c, pattern, seen = UNSET, 0, UNSET
-    for k in range(offsets.shape[0]):
-        label = labels[p + offsets[k]]
-        if label == UNSET:
-            continue
-        pattern |= 1 << k
-        if label != seen:
-            seen = label
-            root = find(parts, label)
+def new_part(parts, parent, count, p, x, y):
+    count[IDS] += 1
+    c = np.uint32(count[IDS])
+    parent[c] = c
+    part = parts[c]
+    part.left, part.top, part.right, part.bottom = x, y, x, y
+    part.area, part.filled, part.start = 0, 0, p
+    part.since, part.changed, part.contends = 0, 0, 0
+    return c
+
+
+def pixel_adder(neighbours: int) -> Callable[..., Any]:
+    """`add_pixels` for 4 or 8 neighbours: a count known when compiling halves the time of the loop over them."""
+
+    @compiled
+    @no_type_check
+    def add_pixels(pixels, column, offsets, flood, curve):
+        """Add pixels (padded indices) to the components they touch, joining or founding components."""
+        labels, parts, parent, count, shift = flood.labels, flood.parts, flood.parent, flood.counts, flood.shift
+        in_row = np.uint32((1 << shift) - 1)
+        count[CHANGED] = 0
+        for p in pixels:
+            c, pattern, seen = UNSET, 0, UNSET
+            for k in range(neighbours):
+                label = labels[p + offsets[k]]
+                if label == UNSET:
+                    continue
+                pattern |= 1 << k
+                if label != seen:
+                    seen = label
+                    root = find(parent, label)
+                    if c == UNSET:
+                        c = root
+                    elif root != c:
+                        c = unite(parts, parent, c, root, column, curve)
+            x, y = np.int32(p & in_row) - 1, np.int32(p >> shift) - 1
             if c == UNSET:
-                c = root
-            elif root != c:
-                c = merge(parts, live, count, c, root)
-    x, y = grid_x[p], grid_y[p]
-    if c == UNSET:
-        c = np.uint32(count[0])
-        count[0] += 1
-        parts[c].parent, parts[c].area, parts[c].start, parts[c].slot = c, 0, p, count[1]
-        parts[c].left, parts[c].top, parts[c].right, parts[c].bottom = x, y, x, y
-        live[count[1]] = c
-        count[1] += 1
-        parts[c].iou = -1.0
-    elif x < parts[c].left or x > parts[c].right or y < parts[c].top or y > parts[c].bottom:
-        parts[c].left, parts[c].right = min(parts[c].left, x), max(parts[c].right, x)
-        parts[c].top, parts[c].bottom = min(parts[c].top, y), max(parts[c].bottom, y)
-        parts[c].iou = -1.0
-    parts[c].start = min(parts[c].start, p)
-    parts[c].area += GAINED[pattern]
-    labels[p] = c
+                c = new_part(parts, parent, count, p, x, y)
+            labels[p] = c
+            part = parts[c]
+            widen(part, x, y, x, y, column, curve)
+            part.area += GAINED[pattern]
+            part.start = min(part.start, np.int32(p))
+            if part.changed != column:
+                part.changed = column
+                flood.changed[count[CHANGED]] = c
+                count[CHANGED] += 1
+
+    return add_pixels
+
+
+add_pixels_4, add_pixels_8 = pixel_adder(4), pixel_adder(8)
 
 
 @compiled
 @no_type_check
-def boundary_area(start, width, labels, offsets):
+def rate_boxes(flood, column, grow, excess, boxes):
+    """IoU of the boxes that are new at this level; `grow` widens on all sides, `excess` only on the far ones."""
+    for j in range(flood.counts[CHANGED]):
+        c = flood.changed[j]
+        part = flood.parts[c]
+        if flood.parent[c] == c and part.since == 0 and c != BORDER:
+            part.since = column
+            right = min(part.right + 1 + grow + excess, flood.width)
+            bottom = min(part.bottom + 1 + grow + excess, flood.height)
+            part.iou = best_iou(part.left - grow, part.top - grow, right, bottom, boxes)
+
+
+@compiled
+@no_type_check
+def filled_area(start, labels, offsets):
     """Twice the area inside the outer contour that passes `start`, its first pixel in reading order.
 
     The contour is followed clockwise through pixel centres until it leaves `start` the way it did first.
     """
-    x, y, p = 0, 0, start
+    x, y, p = 0, 0, np.uint64(start)
     doubled, first, direction = 0, -1, 0
     while True:
         turns = 0
@@ -165,113 +234,125 @@ def boundary_area(start, width, labels, offsets):
 
 @compiled
 @no_type_check
-def largest_part(width, labels, parts, live, count, offsets):
-    """Live component whose outer contour encloses the largest area.
+def box_area(part):
+    """Twice the area between the centres of the box's corner pixels: no contour inside encloses more."""
+    return 2 * (part.right - part.left) * (part.bottom - part.top)
 
-    On ties it is the last to start in reading order, the first in OpenCV's list. The area without holes (a
-    lower bound) and that of the box (an upper bound) settle nearly all cases; the contour is followed only
-    where they do not.
+
+@compiled
+@no_type_check
+def list_contenders(flood):
+    """Keep the components that may be the largest: those whose box encloses what some component surely does.
+
+    Areas only grow on the way down, so one that falls short stays out until it changes.
     """
-    if count[1] == 1:
-        return live[0]
-    bound = np.int64(0)
-    for j in range(count[1]):
-        bound = max(bound, np.int64(parts[live[j]].area))
-    best, best_area = live[0], -1
-    for j in range(count[1]):
-        c = live[j]
-        limit = 2 * np.int64(parts[c].right - parts[c].left) * (parts[c].bottom - parts[c].top)
-        if limit < max(bound, best_area):
+    parts, parent, count, contenders = flood.parts, flood.parent, flood.counts, flood.contenders
+    for j in range(count[CHANGED]):
+        c = flood.changed[j]
+        if parent[c] == c:
+            count[BOUND] = max(count[BOUND], parts[c].area)
+            if not parts[c].contends:
+                contenders[count[CONTENDERS]] = c
+                count[CONTENDERS] += 1
+    kept = 0
+    for j in range(count[CONTENDERS]):
+        c = contenders[j]
+        parts[c].contends = parent[c] == c and box_area(parts[c]) >= count[BOUND]
+        if parts[c].contends:
+            contenders[kept] = c
+            kept += 1
+    count[CONTENDERS] = kept
+
+
+@compiled
+@no_type_check
+def largest_part(flood, offsets):
+    """The contender whose outer contour encloses the largest area.
+
+    On ties it is the last to start in reading order, the first in OpenCV's list. A contour is followed only where
+    two contend and the area without holes (a lower bound) is not that of the box (an upper one).
+    """
+    parts, count, contenders = flood.parts, flood.counts, flood.contenders
+    best, best_area = contenders[0], -1
+    if count[CONTENDERS] == 1:
+        return best
+    for j in range(count[CONTENDERS]):
+        c = contenders[j]
+        part, limit = parts[c], box_area(parts[c])
+        if limit < best_area:
             continue
-        area = limit
-        if parts[c].area < limit:
-            area = boundary_area(parts[c].start, width, labels, offsets)
-        if area > best_area or (area == best_area and parts[c].start > parts[best].start):
-            best, best_area = c, area
+        part.filled = limit if max(part.area, part.filled) == limit else filled_area(part.start, flood.labels, offsets)
+        if part.filled > best_area or (part.filled == best_area and part.start > parts[best].start):
+            best, best_area = c, part.filled
+    count[BOUND] = max(count[BOUND], best_area)
     return best
 
 
 @compiled
 @no_type_check
-def book_level(parts, live, count, grow, excess, shape, boxes):
-    """Best IoU of the components alive; `grow` widens on all sides, `excess` only on the far ones."""
-    best = 0.0
-    for j in range(count[1]):
-        c = live[j]
-        if parts[c].iou < 0:
-            right = min(parts[c].right + 1 + grow + excess, shape[1])
-            bottom = min(parts[c].bottom + 1 + grow + excess, shape[0])
-            parts[c].iou = best_iou(parts[c].left - grow, parts[c].top - grow, right, bottom, boxes)
-        best = max(best, parts[c].iou)
-    return best
+def flood_down(order, first, peak, flood, boxes, excess, curves):
+    """Foreground components of `{v > L}` for L = peak - 1 … 0, into the three rows of `curves` (3 x 257)."""
+    offsets = (STEP_X + STEP_Y * (1 << flood.shift)).astype(np.uint64)
+    flood.labels[:] = UNSET
+    flood.counts[:] = 0
+    flood.counts[IDS] = BORDER
+    whole = flood.parts[0]
+    whole.left, whole.top, whole.right, whole.bottom, whole.since = flood.width, flood.height, -1, -1, 0
+    for column in range(peak, 0, -1):
+        add_pixels_8(order[first[column] : first[column + 1]], column, offsets, flood, curves[ALL])
+        rate_boxes(flood, column, 0, excess, boxes)
+        list_contenders(flood)
+        curves[LARGEST, column] = flood.parts[largest_part(flood, offsets)].iou
+        for j in range(flood.counts[CHANGED]):
+            part = flood.parts[flood.changed[j]]
+            widen(whole, part.left, part.top, part.right, part.bottom, column, curves[ALL])
+        right, bottom = min(whole.right + 1 + excess, flood.width), min(whole.bottom + 1 + excess, flood.height)
+        curves[UNION, column] = best_iou(whole.left, whole.top, right, bottom, boxes)
+    for c in range(BORDER + 1, flood.counts[IDS] + 1):
+        settle(flood.parts[c], 0, curves[ALL])
 
 
 @compiled
 @no_type_check
-def union_iou(parts, live, count, excess, shape, boxes):
-    """Best IoU of the box around all components alive."""
-    if count[1] == 1:
-        return parts[live[0]].iou
-    left, top, right, bottom = shape[1], shape[0], 0, 0
-    for j in range(count[1]):
-        c = live[j]
-        left, right = min(left, parts[c].left), max(right, parts[c].right)
-        top, bottom = min(top, parts[c].top), max(bottom, parts[c].bottom)
-    far_x, far_y = min(right + 1 + excess, shape[1]), min(bottom + 1 + excess, shape[0])
-    return best_iou(left, top, far_x, far_y, boxes)
+def flood_up(order, first, peak, flood, boxes, excess, curve):
+    """Holes of `{v > L}` for L = 0 … peak - 1, added to the best of all contours."""
+    offsets = np.array([1, 1 << flood.shift, -1, -(1 << flood.shift)]).astype(np.uint64)
+    flood.labels[:] = BORDER
+    for y in range(flood.height):
+        row = ((y + 1) << flood.shift) + 1
+        flood.labels[row : row + flood.width] = UNSET
+    flood.parent[BORDER] = BORDER
+    border = flood.parts[BORDER]
+    border.left, border.top, border.right, border.bottom = 0, 0, flood.width, flood.height
+    border.since, border.changed, border.start = 0, 0, 0
+    flood.counts[:] = 0
+    flood.counts[IDS] = BORDER
+    for column in range(1, peak + 1):
+        add_pixels_4(order[first[column - 1] : first[column]], column, offsets, flood, curve)
+        rate_boxes(flood, column, 1, excess, boxes)
+    for c in range(BORDER + 1, flood.counts[IDS] + 1):
+        settle(flood.parts[c], peak + 1, curve)
 
 
 @compiled
 @no_type_check
-def sort_pixels(values):
+def sort_pixels(values, shift):
     """Padded indices by grey value, and where each value starts (257 entries)."""
     height, width = values.shape
     first = np.zeros(257, np.int64)
     for y in range(height):
         for x in range(width):
-            first[values[y, x] + 1] += 1
+            first[values[y, x] + np.uint64(1)] += 1
     first = np.cumsum(first)
     place = first.copy()
     order = np.empty(height * width, np.uint32)
     for y in range(height):
+        row = ((y + 1) << shift) + 1
         for x in range(width):
-            order[place[values[y, x]]] = (y + 1) * (width + 2) + x + 1
-            place[values[y, x]] += 1
+            value = np.uint64(values[y, x])
+            order[place[value]] = row + x
+            place[value] += 1
     return order, first
-
-
-@compiled
-@no_type_check
-def flood_down(order, first, peak, shape, grid_x, grid_y, boxes, excess, parts, live, curve):
-    """Foreground components of `{v > L}` for L = peak - 1 … 0; column L + 1 of `curve` (3 x 257)."""
-    width = shape[1] + 2
-    offsets = (STEP_X + width * STEP_Y).astype(np.uint64)
-    labels = np.zeros((shape[0] + 2) * width, np.uint32)
-    count = np.array([1, 0])
-    for value in range(peak, 0, -1):
-        for i in range(first[value], first[value + 1]):
-            add_pixel(order[i], grid_x, grid_y, labels, parts, live, count, offsets)
-        curve[ALL, value] = book_level(parts, live, count, 0, excess, shape, boxes)
-        curve[LARGEST, value] = parts[largest_part(width, labels, parts, live, count, offsets)].iou
-        curve[UNION, value] = union_iou(parts, live, count, excess, shape, boxes)
-
-
-@compiled
-@no_type_check
-def flood_up(order, first, peak, shape, grid_x, grid_y, boxes, excess, parts, live, curve):
-    """Holes of `{v > L}` for L = 0 … peak - 1, added to the best of all contours."""
-    width = shape[1] + 2
-    offsets = np.array([1, width, -1, -width]).astype(np.uint64)
-    labels = np.full((shape[0] + 2) * width, BORDER, np.uint32)
-    for y in range(shape[0]):
-        labels[(y + 1) * width + 1 : (y + 2) * width - 1] = UNSET
-    parts[BORDER].parent = BORDER
-    count = np.array([2, 0])
-    for level in range(peak):
-        for i in range(first[level], first[level + 1]):
-            add_pixel(order[i], grid_x, grid_y, labels, parts, live, count, offsets)
-        hole = book_level(parts, live, count, 1, excess, shape, boxes)
-        curve[ALL, level + 1] = max(curve[ALL, level + 1], hole)
 
 
 @compiled
@@ -283,53 +364,46 @@ def level_curves(values, boxes, first_box, excess, holes):
     `first_box[i]:first_box[i + 1]` of `boxes` (half-open). An empty mask has the box (0, 0, excess, excess).
     """
     n, height, width = values.shape
-    shape = (height, width)
-    grid = np.arange((height + 2) * (width + 2))
-    grid_x = (grid % (width + 2) - 1).astype(np.uint32)
-    grid_y = (grid // (width + 2) - 1).astype(np.uint32)
+    shift = 1
+    while (1 << shift) < width + 2:
+        shift += 1
     curves = np.zeros((n, 3, N_COLUMNS), np.float32)
     peaks = np.zeros(n, np.int64)
-    parts = np.empty(height * width // 2 + 4, PART)
-    live = np.empty(parts.shape[0], np.uint32)
+    most = height * width // 2 + 4
+    ids = np.empty((3, most), np.uint32)
+    labels = np.empty((height + 2) << shift, np.uint32)
+    parts, count = np.empty(most, PART), np.zeros(4, np.int64)
+    flood = Flood(labels, parts, ids[0], ids[1], ids[2], count, height, width, shift)
     for i in range(n):
         truth = boxes[first_box[i] : first_box[i + 1]]
-        order, first = sort_pixels(values[i])
+        order, first = sort_pixels(values[i], shift)
         peak = values[i].max()
-        flood_down(order, first, peak, shape, grid_x, grid_y, truth, excess, parts, live, curves[i])
+        flood_down(order, first, peak, flood, truth, excess, curves[i])
         if holes:
-            flood_up(order, first, peak, shape, grid_x, grid_y, truth, excess, parts, live, curves[i])
+            flood_up(order, first, peak, flood, truth, excess, curves[i, ALL])
         curves[i, :, 0] = best_iou(0, 0, width, height, truth)
         curves[i, :, peak + 1 :] = best_iou(0, 0, excess, excess, truth)
         peaks[i] = peak
     return curves, peaks
 
 
-# Exact score histograms for PxAP (numba kernel; annotations stay plain, see `max_tree`).
-
 EDGES = np.append(np.arange(0, 1, 0.001), [1.0, 2.0, 3.0])
-"""The benchmark's bin edges: its 1000 thresholds and three more, so that a score of 1 has its own bin."""
+"""Bin edges of the benchmark's PxAP: its 1000 thresholds and three more, so that a score of 1 has its own bin."""
 N_BINS = len(EDGES) - 1
 
 
 @compiled
 @no_type_check
-def count_scores(scores, labels, counts):
-    """Count foreground (label 1, row 0) and background (label 0, row 1) scores per bin; label 255 is skipped.
+def count_scores(scores, labels):
+    """Scores per bin (4 x 1002) of pixels that are ignored (label 255), background (0), foreground (1), anything else.
 
-    Returns False at a score outside [0, 1] or another label. `int(1000 s)` is the bin up to rounding of the
-    decimal edges, so it is moved by one where the true edges say so.
+    Scores lie in [0, 1]. The nearest multiple of 0.001 is found by rounding; whether a score falls short of it is asked
+    of the true decimal edge. No branch: random labels would mislead it.
     """
+    counts = np.zeros((4, N_BINS), np.int64)
     for i in range(scores.shape[0]):
-        label = labels[i]
-        if label == 255:
-            continue
         score = scores[i]
-        if not (score >= 0.0 and score <= 1.0) or label > 1:
-            return False
-        place = int(score * 1000.0)
-        if score < EDGES[place]:
-            place -= 1
-        elif score >= EDGES[place + 1]:
-            place += 1
-        counts[1 - label, place] += 1
-    return True
+        nearest = np.uint64(np.int64(score * 1000.0 + 0.5))
+        row = min(np.uint64(np.uint8(labels[i] + np.uint8(1))), np.uint64(3))
+        counts[row, nearest - np.uint64(score < EDGES[nearest])] += 1
+    return counts

@@ -62,6 +62,13 @@ def test_max_box_acc_equals_the_benchmarks():
         assert result.hits.mean() * 100 == pytest.approx(result.value)
 
 
+def test_accuracy_is_one_division_of_two_integers():
+    """7 images with 3, 2 and 1 hits: 600 / 21, where a mean of three rounded shares ends on another double."""
+    result = evaluate(MaxBoxAccV2(), step_curves((0, 0.8), (0, 0.6), (0, 0.4), *[(0, 0.1)] * 4))
+    assert result.hits.sum(axis=0).tolist() == [3, 2, 1]
+    assert result.value == 100 * 6 / 21
+
+
 def test_policies_choose_and_report_their_threshold():
     """Overlap appears at levels 26, 52 and 204: τ = .2 sees one image, the oracle needs τ = .8 for three."""
     curves = step_curves((26, 0.9), (52, 0.9), (204, 0.9))
