@@ -13,7 +13,7 @@ from repro.data.preparation import (
 )
 from repro.data.registry import ENTRIES, DatasetEntry, UnknownDatasetError, describe
 from repro.data.scenes import load_scenes
-from repro.data.wsol_metadata import MetadataError, WsolMetadata, read_wsol_metadata
+from repro.data.wsol_metadata import WsolMetadata, read_wsol_metadata
 
 __all__ = [
     "ENTRIES",
@@ -24,7 +24,6 @@ __all__ = [
     "DamagedImageError",
     "DatasetEntry",
     "ImageSet",
-    "MetadataError",
     "MissingDataError",
     "PrepareError",
     "UnknownDatasetError",

@@ -200,8 +200,15 @@ class Frame:
         return np.asarray(image.crop((left, top, left + self.size, top + self.size)))
 
     def place_mask(self, mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "s s"]:
-        """Cut out the square of a mask, nearest neighbour."""
-        return self.place(mask.astype(np.uint8), smooth=False) > 0
+        """Cut out the square of a mask, nearest neighbour; squashed ones as the WSOL benchmark does, by OpenCV's rule.
+
+        That rule takes the pixel at `floor(x * width / size)`, half a pixel beside the middle that others take.
+        """
+        if self.fit != "squash":
+            return self.place(mask.astype(np.uint8), smooth=False) > 0
+        import cv2
+
+        return cv2.resize(mask.astype(np.uint8), self.resized, interpolation=cv2.INTER_NEAREST) > 0
 
     def place_boxes(self, boxes: Shaped[np.ndarray, "k 4"]) -> Int[np.ndarray, "j 4"]:
         """Move half-open boxes along and clip them; boxes that are cropped away are dropped.
@@ -263,6 +270,8 @@ class ImageSet:
     part_masks: Bool[Tensor, "n h w"] | None = None
     ignore: Bool[Tensor, "n h w"] | None = None
     skipped: tuple[BadImage, ...] = field(default=())
+    stored_manifest: str | None = field(default=None, repr=False)
+    """What `manifest` would compute, where it was kept beside the images."""
 
     def __post_init__(self) -> None:
         """Reject fields of different length and labels that name no class, with a `ValueError`."""
@@ -308,6 +317,8 @@ class ImageSet:
     @cached_property
     def manifest(self) -> str:
         """SHA-256 (hex) over name, split, classes, ids, labels, pixels, boxes and masks: what a record cites."""
+        if self.stored_manifest is not None:
+            return self.stored_manifest
         digest = hashlib.sha256()
         for text in (self.name, self.split, *self.classes, *self.ids):
             digest.update(text.encode() + b"\0")

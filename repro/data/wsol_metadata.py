@@ -11,11 +11,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Int
 
-from repro.project import UserError
+from repro.data.listing import DamagedFileError
 
 # Parents of classes, for methods that learn several levels of a hierarchy.
 
@@ -52,20 +53,73 @@ def parent_levels(classes: Sequence[str]) -> tuple[tuple[int, ...], ...]:
     return (tuple(order.index(parent) for parent in parents),) if 1 < len(order) < len(classes) else ()
 
 
+# Text tables: every line is understood or refused with its number.
+
+_WHOLE = re.compile(r"-?[0-9]{1,9}")
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file.
+
+    Raises:
+        DamagedFileError: it is not UTF-8, or holds a NUL.
+        FileNotFoundError: no such file.
+    """
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DamagedFileError(f"{path}: not UTF-8 text (byte {error.start}); fetch it again") from error
+    if "\0" in text:
+        raise DamagedFileError(f"{path}: not text (byte {content.index(0)} is NUL); fetch it again")
+    return text.splitlines()
+
+
+def read_rows(path: Path, width: int, separator: str | None = ",") -> list[list[str]]:
+    """Fields of all lines, `width` of them in each.
+
+    Raises:
+        DamagedFileError: a line has more or fewer.
+    """
+    rows = [line.split(separator) for line in read_lines(path)]
+    for number, row in enumerate(rows, 1):
+        if len(row) != width:
+            raise DamagedFileError(f"{path}:{number}: {len(row)} fields, expected {width}")
+    return rows
+
+
+def whole_numbers(rows: Sequence[Sequence[str]], path: Path) -> Int[np.ndarray, "n k"]:
+    """The fields as integers.
+
+    Raises:
+        DamagedFileError: a field is empty, not finite, has a fraction, or more than nine digits.
+    """
+    for number, row in enumerate(rows, 1):
+        for text in row:
+            if not _WHOLE.fullmatch(text):
+                raise DamagedFileError(f"{path}:{number}: {text[:40]!r} is no whole number")
+    return np.array(rows, np.str_).astype(np.int64)
+
+
+def refuse_first(bad: Bool[np.ndarray, "n *k"], path: Path, what: str) -> None:
+    """Stop with the file's first line that has a mark.
+
+    Raises:
+        DamagedFileError: there is one.
+    """
+    if bad.any():
+        raise DamagedFileError(f"{path}:{int(np.argwhere(bad)[0, 0]) + 1}: {what}")
+
+
 # CUB's corners are x + width, y + height, hence exclusive; ILSVRC's boxes come from annotations whose largest
 # corner is width - 1 (measured on all 80,477 boxes), hence inclusive.
-_INCLUSIVE: dict[str, bool] = {"CUB": False, "ILSVRC": True}
+_INCLUSIVE = {"CUB": False, "ILSVRC": True}
 
 
-class MetadataError(UserError):
-    """A metadata file is missing or a line of it cannot be understood."""
-
-
-@dataclass(frozen=True)
-class MaskFiles:
+class MaskFiles(NamedTuple):
     """Mask images of one OpenImages image: instances to unite, and the area to ignore."""
 
-    masks: tuple[str, ...]
+    masks: list[str]
     ignore: str | None
 
 
@@ -81,6 +135,7 @@ class WsolMetadata:
             (empty for splits without boxes).
         inclusive: whether x1, y1 are the last pixel (ILSVRC) or the one after it (CUB).
         masks: mask file names (OpenImages only).
+        files: what was read.
     """
 
     ids: list[str]
@@ -89,113 +144,86 @@ class WsolMetadata:
     boxes: list[Int[np.ndarray, "_ 4"]]
     inclusive: bool
     masks: list[MaskFiles] | None
+    files: tuple[Path, ...]
 
     def half_open_boxes(self, index: int) -> Int[np.ndarray, "k 4"]:
         """Boxes of one image in original pixels with exclusive right and bottom, as `ImageSet` has them."""
         return self.boxes[index] + (np.array([0, 0, 1, 1]) if self.inclusive else 0)
-
-    def benchmark_boxes(self, size: int = 224) -> list[Int[np.ndarray, "_ 4"]]:
-        """Boxes as the benchmark's evaluator uses them on squashed `size` x `size` maps: `int(x * size / width)`.
-
-        The benchmark treats every corner as inclusive, also CUB's. Only for comparing with its numbers.
-
-        Raises:
-            ValueError: the split has no sizes.
-        """
-        if self.sizes is None:
-            raise ValueError("sizes are needed to scale boxes; OpenImages has masks instead")
-        return [
-            (boxes * size / np.tile(wh, 2)).astype(np.int64) for boxes, wh in zip(self.boxes, self.sizes, strict=True)
-        ]
 
 
 def read_wsol_metadata(folder: Path) -> WsolMetadata:
     """Read the split in `folder`, e.g. `…/metadata/CUB/test`; the parent's name tells the data set.
 
     Raises:
-        MetadataError: a file is missing, a line is malformed, or files disagree about the images.
+        DamagedFileError: a file is missing, a line is malformed or impossible (with its number), or files disagree.
     """
     name = folder.parent.name
     if name not in ("CUB", "ILSVRC", "OpenImages"):
-        raise MetadataError(f"{folder}: expected a split folder below CUB, ILSVRC or OpenImages")
-    ids = [row[0] for row in _rows(folder / "image_ids.txt", 1)]
-    position = {image: index for index, image in enumerate(ids)}
-    labels = _per_image(folder / "class_labels.txt", position, 1)[:, 0]
-    sizes = boxes = masks = None
-    if name == "OpenImages":
-        masks = _read_masks(folder / "localization.txt", position) if "train" not in folder.name else None
-    else:
-        sizes = _per_image(folder / "image_sizes.txt", position, 2)
-        boxes = _read_boxes(folder / "localization.txt", position)
-    empty = np.zeros((0, 4), np.int64)
-    return WsolMetadata(ids, labels, sizes, boxes or [empty] * len(ids), _INCLUSIVE.get(name, False), masks)
-
-
-def _rows(path: Path, *widths: int) -> list[list[str]]:
-    """Fields of all lines; `widths` are the allowed numbers of fields."""
-    if not path.is_file():
-        raise MetadataError(f"{path} is missing: repro data prepare wsol_metadata")
-    rows = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()]
-    for number, row in enumerate(rows, 1):
-        if len(row) not in widths:
-            raise MetadataError(f"{path}:{number}: {len(row)} fields, expected {' or '.join(map(str, widths))}")
-    return rows
-
-
-def _numbers(rows: list[list[str]], path: Path) -> Int[np.ndarray, "n k"]:
-    try:
-        return np.array([row[1:] for row in rows], dtype=np.float64).astype(np.int64)
-    except ValueError as error:
-        raise MetadataError(f"{path}: {error}") from error
+        raise DamagedFileError(f"{folder}: expected a split folder below CUB, ILSVRC or OpenImages")
+    has_boxes, has_masks = name in _INCLUSIVE, name == "OpenImages" and "train" not in folder.name
+    wanted = ["image_ids", "class_labels", *["image_sizes"] * has_boxes, *["localization"] * (has_boxes or has_masks)]
+    files = {stem: folder / f"{stem}.txt" for stem in wanted}
+    for path in files.values():
+        if not path.is_file():
+            raise DamagedFileError(f"{path} is missing: repro data prepare wsol_metadata")
+    ids = [row[0] for row in read_rows(files["image_ids"], 1)]
+    position: dict[str, int] = {}
+    for number, image in enumerate(ids, 1):
+        if image in position:
+            raise DamagedFileError(f"{files['image_ids']}:{number}: {image!r} is listed twice")
+        position[image] = number - 1
+    labels = _per_image(files["class_labels"], position, 1, least=0)[:, 0]
+    sizes = _per_image(files["image_sizes"], position, 2, least=1) if has_boxes else None
+    boxes = [np.zeros((0, 4), np.int64)] * len(ids)
+    if sizes is not None:
+        boxes = _read_boxes(files["localization"], position, sizes, _INCLUSIVE[name])
+    masks = _read_masks(files["localization"], position) if has_masks else None
+    return WsolMetadata(ids, labels, sizes, boxes, _INCLUSIVE.get(name, False), masks, tuple(files.values()))
 
 
 def _positions(rows: list[list[str]], position: dict[str, int], path: Path) -> Int[np.ndarray, " n"]:
-    try:
-        return np.array([position[row[0]] for row in rows], dtype=np.int64)
-    except KeyError as error:
-        raise MetadataError(f"{path}: image {error} is not in image_ids.txt") from error
+    """Where the images of the rows stand in `image_ids.txt`; every image must have at least one row."""
+    found = np.array([position.get(row[0], -1) for row in rows], dtype=np.int64)
+    if (found < 0).any():
+        name = rows[int(np.argmax(found < 0))][0]
+        refuse_first(found < 0, path, f"image {name[:200]!r} is not in image_ids.txt")
+    if len(np.unique(found)) != len(position):
+        raise DamagedFileError(f"{path}: {len(np.unique(found))} images, image_ids.txt has {len(position)}")
+    return found
 
 
-def _per_image(path: Path, position: dict[str, int], width: int) -> Int[np.ndarray, "n k"]:
-    """Exactly one line per image, in any order."""
-    rows = _rows(path, width + 1)
+def _per_image(path: Path, position: dict[str, int], width: int, least: int) -> Int[np.ndarray, "n k"]:
+    """Exactly one line per image, in any order; no value below `least`."""
+    rows = read_rows(path, width + 1)
+    values = whole_numbers([row[1:] for row in rows], path).reshape(-1, width)
+    refuse_first(values < least, path, f"a value below {least}")
     where = _positions(rows, position, path)
-    if len(np.unique(where)) != len(position):
-        raise MetadataError(f"{path}: {len(np.unique(where))} images, image_ids.txt has {len(position)}")
-    values = np.empty((len(position), width), np.int64)
-    values[where] = _numbers(rows, path)
-    return values
+    repeated = np.ones(len(where), bool)
+    repeated[np.unique(where, return_index=True)[1]] = False
+    refuse_first(repeated, path, "a second line of the same image")
+    ordered = np.empty_like(values)
+    ordered[where] = values
+    return ordered
 
 
-def _read_boxes(path: Path, position: dict[str, int]) -> list[Int[np.ndarray, "_ 4"]]:
-    rows = _rows(path, 5)
+def _read_boxes(
+    path: Path, position: dict[str, int], sizes: Int[np.ndarray, "n 2"], inclusive: bool
+) -> list[Int[np.ndarray, "_ 4"]]:
+    rows = read_rows(path, 5)
+    boxes = whole_numbers([row[1:] for row in rows], path).reshape(-1, 4)
     where = _positions(rows, position, path)
-    order = np.argsort(where, kind="stable")
-    values = _numbers(rows, path).reshape(-1, 4)[order]
-    if (values[:, 2:] < values[:, :2]).any():
-        raise MetadataError(f"{path}: a box ends before it begins")
+    begin, end = boxes[:, :2], boxes[:, 2:] + int(inclusive)
+    refuse_first(end <= begin, path, "a box without area")
+    refuse_first((begin < 0) | (end > sizes[where]), path, "a box that leaves its image")
     ends = np.cumsum(np.bincount(where, minlength=len(position)))
-    return np.split(values, ends[:-1])
+    return np.split(boxes[np.argsort(where, kind="stable")], ends[:-1])
 
 
 def _read_masks(path: Path, position: dict[str, int]) -> list[MaskFiles]:
     """`image, mask, ignore` per instance; the ignore file stands on the image's first line only."""
-    found: list[list[str]] = [[] for _ in position]
-    ignore: list[str | None] = [None] * len(position)
-    rows = _rows(path, 3)
-    for row, index in zip(rows, _positions(rows, position, path).tolist(), strict=True):
-        found[index].append(row[1])
-        ignore[index] = row[2] or ignore[index]
-    return [MaskFiles(tuple(masks), area) for masks, area in zip(found, ignore, strict=True)]
-
-
-def image_scale(actual: tuple[int, int], original: Int[np.ndarray, "2"] | None) -> Float[np.ndarray, "4"]:
-    """Factors from boxes in original pixels to boxes of an image that was stored at another size.
-
-    Args:
-        actual: width and height of the image at hand.
-        original: width and height the boxes refer to; None means the image is the original.
-    """
-    if original is None:
-        return np.ones(4)
-    return np.tile(np.array(actual) / np.asarray(original), 2)
+    rows = read_rows(path, 3)
+    refuse_first(np.array([not row[1] for row in rows], bool), path, "a mask without a name")
+    found = [MaskFiles([], None) for _ in position]
+    for (_, mask, ignore), index in zip(rows, _positions(rows, position, path).tolist(), strict=True):
+        found[index] = MaskFiles([*found[index].masks, mask], ignore or found[index].ignore)
+    return found

@@ -2,6 +2,7 @@
 
 import gzip
 
+import cv2
 import dataset_trees as trees
 import numpy as np
 import pytest
@@ -150,6 +151,28 @@ def test_openimages_masks_are_united_and_ignore_is_outside(tmp_path):
     assert loaded.masks[0].sum() == 40 * 40 - 20 * 20 and not loaded.masks[1].any()
     assert loaded.ignore[0].sum() == 20 * 20 and not (loaded.ignore & loaded.masks).any()
     assert not loaded.ignore[1].any() and loaded.classes == ["0a", "0b"]
+
+
+def benchmark_mask(folder, masks, ignore, size):
+    """The WSOL benchmark's evaluator in plain words: 1 on the object, 255 where undecided."""
+    planes = [cv2.imread(str(folder / name), cv2.IMREAD_GRAYSCALE).astype(np.float32) for name in (*masks, ignore)]
+    found = [cv2.resize(plane, (size, size), interpolation=cv2.INTER_NEAREST) > 0.5 for plane in planes]
+    united = np.logical_or.reduce(found[:-1])
+    return np.where(united, 1, np.where(found[-1], 255, 0))
+
+
+@pytest.mark.parametrize("shapes", [[(97, 131), (300, 220)], [(1024, 683), (1024, 683)], [(224, 224), (10, 7)]])
+def test_openimages_masks_are_the_benchmarks_to_the_last_pixel(shapes, tmp_path):
+    trees.openimages(tmp_path)
+    base, rng = tmp_path / "openimages30k", np.random.default_rng(1)
+    for name, shape in zip(("m1", "m2", "i"), (*shapes, (301, 199)), strict=True):
+        # Small spots, of which some are dim: read twice or cut at half, most of them would be lost.
+        plane = (rng.random(shape) < 0.05) * rng.choice(np.array([1, 90, 255], np.uint8), shape)
+        trees.save_image(base / f"test/0a/{name}.png", plane)
+    loaded = load("openimages30k", tmp_path, size=224)
+    expected = benchmark_mask(base / "test/0a", ("m1.png", "m2.png"), "i.png", 224)
+    assert np.array_equal(loaded.masks[0].numpy(), expected == 1)
+    assert np.array_equal(loaded.ignore[0].numpy(), expected == 255)
 
 
 def test_oxford_pets_trimaps(tmp_path):
