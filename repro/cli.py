@@ -353,8 +353,7 @@ def verdicts(
 ) -> None:
     """Say for every claim of the papers whether the records support it, contradict it, or leave it open.
 
-    A smoke run never gets a verdict. `--state` fixes what the README may say; `pytest --claims reports/quick` checks
-    it later.
+    A smoke run never gets a verdict. `--state` fixes what the README may say; a test checks it later.
     """
     from repro.report.verdict_views import print_verdicts, state_verdicts
 

@@ -1,47 +1,96 @@
-"""The papers' measurable claims as data: `claims/<paper>.yaml`, evaluated against any set of numbers."""
+"""The papers' measurable claims as data: `claims/<paper>.yaml`, each a conjunction of requirements on cells."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
 from itertools import pairwise, product
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, model_validator
 
-from repro.evidence.intervals import Estimate
 from repro.evidence.published import (
     PAPERS,
     CellAddress,
     Paper,
-    Setting,
-    SettingValue,
     StrictModel,
+    StrictSetting,
     TableId,
-    load_published,
+    rounding_interval,
+    smallest_effect,
 )
-from repro.evidence.requirements import (
-    ClaimOutcome,
-    Direction,
-    Equals,
-    Evidence,
-    Exceeds,
-    Lookup,
-    PairedDifference,
-    Requirement,
-    judge_all,
-)
+from repro.evidence.statistics import Region
 
+Direction = Literal["lower", "higher"]
 Metrics = Annotated[dict[str, Direction], Field(min_length=1)]
-Settings = Annotated[list[Setting], Field(min_length=1)]
+Settings = Annotated[list[StrictSetting], Field(min_length=1)]
+
+_TOUCH = 1e-9  # sums of two-decimal numbers in binary floating point; far below any printed digit
 
 
-class Subject(StrictModel):
+@dataclass(frozen=True)
+class Exceeds:
+    """`better` is better than `worse` by more than `margin` (in the metric's unit)."""
+
+    better: CellAddress
+    worse: CellAddress
+    direction: Direction
+    margin: float = 0.0
+
+    @property
+    def cells(self) -> tuple[CellAddress, ...]:
+        """The cells whose difference, first minus second, is the advantage of `better`."""
+        return (self.worse, self.better) if self.direction == "lower" else (self.better, self.worse)
+
+    @property
+    def region(self) -> Region:
+        """Above the margin; without one, by at least the smallest effect that matters in this metric."""
+        return Region(self.margin, matters=0.0 if self.margin else smallest_effect(self.better.metric))
+
+
+@dataclass(frozen=True)
+class Equals:
+    """`cell`, or `cell` minus `minus`, has the value the text quotes."""
+
+    cell: CellAddress
+    minus: CellAddress | None
+    quoted: str
+    tolerance: float
+
+    @property
+    def cells(self) -> tuple[CellAddress, ...]:
+        """The cell, or the two whose difference is quoted."""
+        return (self.cell,) if self.minus is None else (self.cell, self.minus)
+
+    @property
+    def region(self) -> Region:
+        """Quoted ± (rounding + tolerance)."""
+        low, high = rounding_interval(self.quoted)
+        return Region(low - self.tolerance - _TOUCH, high + self.tolerance + _TOUCH)
+
+
+Requirement = Exceeds | Equals
+
+
+def direction_of(requirement: Requirement) -> Exceeds | None:
+    """The ordering inside a requirement: its own, or "ahead at all" for a gap quoted as positive."""
+    if isinstance(requirement, Exceeds):
+        return requirement
+    if requirement.minus is None or float(requirement.quoted) <= 0:
+        return None
+    # `Equals` already carries the sign of the metric: its first cell is the larger one where the claim holds.
+    return Exceeds(requirement.cell, requirement.minus, "higher")
+
+
+class RowReference(StrictModel):
     """A row of a table; `setting` and `table` override those of the test. A plain string is a method id."""
 
     method: str
-    setting: Setting = {}
+    setting: StrictSetting = {}
     table: TableId | None = None
 
     @model_validator(mode="before")
@@ -49,20 +98,28 @@ class Subject(StrictModel):
     def _accept_method_id(cls, data: Any) -> Any:
         return {"method": data} if isinstance(data, str) else data
 
-    def at(self, table: str, metric: str, setting: Setting) -> CellAddress:
-        """The subject's cell."""
+    def at(self, table: str, metric: str, setting: StrictSetting) -> CellAddress:
+        """The row's cell."""
         return CellAddress.of(self.table or table, self.method, metric, {**setting, **self.setting})
 
 
-class OrderingTest(StrictModel):
+class Test(StrictModel):
+    """What a claim demands of the numbers of a table."""
+
+    @abstractmethod
+    def requirements(self, table: str) -> Iterator[Requirement]:
+        """Everything that must hold."""
+
+
+class OrderingTest(Test):
     """`better` beats every row of `than` by more than `margin`, on all metrics in all settings.
 
     `metrics` maps a metric id to the direction that is better.
     """
 
     metrics: Metrics
-    better: Subject
-    than: Annotated[list[Subject], Field(min_length=1)]
+    better: RowReference
+    than: Annotated[list[RowReference], Field(min_length=1)]
     settings: Settings = [{}]
     margin: float = 0.0
 
@@ -73,18 +130,18 @@ class OrderingTest(StrictModel):
             yield Exceeds(better, worse, direction, self.margin)
 
 
-class RankTest(StrictModel):
+class RankTest(Test):
     """`method` comes right after the rows of `behind` and before those of `ahead_of`."""
 
     metrics: Metrics
-    method: Subject
+    method: RowReference
     rank: int
-    behind: list[Subject] = []
-    ahead_of: list[Subject] = []
+    behind: list[RowReference] = []
+    ahead_of: list[RowReference] = []
     settings: Settings = [{}]
 
     @model_validator(mode="after")
-    def _rank_counts_those_in_front(self) -> Self:
+    def _rank_counts_those_in_front(self) -> RankTest:
         if self.rank != len(self.behind) + 1:
             raise ValueError(f"rank must be len(behind) + 1 = {len(self.behind) + 1}, got {self.rank}")
         return self
@@ -99,12 +156,12 @@ class RankTest(StrictModel):
                 yield Exceeds(own, loser.at(table, metric, setting), direction)
 
 
-class ValueTest(StrictModel):
+class ValueTest(Test):
     """A cell has the value quoted in the text; `tolerance` is what a reproduction may miss it by."""
 
     metric: str
-    method: Subject
-    setting: Setting = {}
+    method: RowReference
+    setting: StrictSetting = {}
     quoted: str
     tolerance: float
 
@@ -113,14 +170,14 @@ class ValueTest(StrictModel):
         yield Equals(self.method.at(table, self.metric, self.setting), None, self.quoted, self.tolerance)
 
 
-class GapTest(StrictModel):
+class GapTest(Test):
     """`better` is ahead of `than` by the quoted amount (positive in the better direction)."""
 
     metric: str
     direction: Direction
-    better: Subject
-    than: Subject
-    setting: Setting = {}
+    better: RowReference
+    than: RowReference
+    setting: StrictSetting = {}
     quoted: str
     tolerance: float
 
@@ -132,12 +189,12 @@ class GapTest(StrictModel):
         yield Equals(first, second, self.quoted, self.tolerance)
 
 
-class TrendTest(StrictModel):
+class TrendTest(Test):
     """A metric strictly rises or falls along the ordered settings `along`, within each of `settings`."""
 
     metrics: dict[str, Literal["increasing", "decreasing"]]
-    method: Subject
-    along: Annotated[list[Setting], Field(min_length=2)]
+    method: RowReference
+    along: Annotated[list[StrictSetting], Field(min_length=2)]
     settings: Settings = [{}]
 
     def requirements(self, table: str) -> Iterator[Requirement]:
@@ -148,17 +205,17 @@ class TrendTest(StrictModel):
                 yield Exceeds(later, earlier, "higher" if trend == "increasing" else "lower")
 
 
-class BestSettingTest(StrictModel):
+class BestSettingTest(Test):
     """The setting `best` beats the settings `among`, for one method, within each of `settings`."""
 
     metrics: Metrics
-    method: Subject
-    best: Setting
+    method: RowReference
+    best: StrictSetting
     among: Settings
     settings: Settings = [{}]
 
     @model_validator(mode="after")
-    def _best_is_not_its_own_rival(self) -> Self:
+    def _best_is_not_its_own_rival(self) -> BestSettingTest:
         if self.best in self.among:
             raise ValueError(f"among lists the rivals of {self.best}; leave the best setting itself out")
         return self
@@ -171,11 +228,23 @@ class BestSettingTest(StrictModel):
                 yield Exceeds(best, self.method.at(table, metric, {**setting, **rival}), direction)
 
 
-class _ClaimBase(StrictModel, ABC):
+_TESTS: dict[str, type[Test]] = {
+    "ordering": OrderingTest,
+    "value": ValueTest,
+    "gap": GapTest,
+    "trend": TrendTest,
+    "best_setting": BestSettingTest,
+    "rank": RankTest,
+}
+
+
+class Claim(StrictModel):
     """A sentence of a paper that asserts something measurable.
 
-    `published_supports` says what the paper's own printed numbers make of it: True, False (then `why`), or
-    None where the needed numbers are not all printed (then `why`). `also` names the places that repeat it.
+    `kind` names the form of `test`. `about` says what it is true of: a `training` method, on which one trained network
+    cannot decide, or a given `network`. `published_supports` says what the paper's own printed numbers make of it:
+    True, False (then `why`), or None where the needed numbers are not all printed (then `why`). `also` names the places
+    that repeat it.
     """
 
     id: Annotated[str, Field(pattern=r"^(ega|dfg|scorecampp)\.c\d\d[a-z]?$")]
@@ -183,11 +252,22 @@ class _ClaimBase(StrictModel, ABC):
     place: str
     also: list[str] = []
     table: TableId | Annotated[list[TableId], Field(min_length=1)]
+    about: Literal["training", "network"]
+    kind: str
+    test: Test
     published_supports: bool | None = True
     why: str = ""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _test_of_the_kind(cls, data: Any) -> Any:
+        kind = data.get("kind")
+        if kind not in _TESTS:
+            raise ValueError(f"kind must be one of {', '.join(_TESTS)}, got {kind!r}")
+        return {**data, "test": _TESTS[kind].model_validate(data.get("test"))}
+
     @model_validator(mode="after")
-    def _short_and_explained(self) -> Self:
+    def _short_and_explained(self) -> Claim:
         if len(self.quote.split()) > 25:
             raise ValueError(f"{self.id}: quote at most 25 words, got {len(self.quote.split())}")
         if self.published_supports is not True and not self.why:
@@ -199,87 +279,14 @@ class _ClaimBase(StrictModel, ABC):
         """Ids of the tables the claim is about."""
         return [self.table] if isinstance(self.table, str) else list(self.table)
 
-    @abstractmethod
-    def _requirements_in(self, table: str) -> Iterator[Requirement]: ...
-
     @cached_property
     def requirements(self) -> tuple[Requirement, ...]:
-        """Everything that must hold for the claim to hold."""
-        return tuple(requirement for table in self.tables for requirement in self._requirements_in(table))
+        """Everything that must hold for the claim to hold, each comparison once."""
+        return tuple(dict.fromkeys(part for table in self.tables for part in self.test.requirements(table)))
 
     def cells(self) -> frozenset[CellAddress]:
         """The cells on which the verdict depends."""
         return frozenset(cell for requirement in self.requirements for cell in requirement.cells)
-
-    def evaluate(self, lookup: Lookup, *, paired: PairedDifference | None = None, exact: bool = False) -> ClaimOutcome:
-        """Judge the claim by the numbers `lookup` gives; see `Evidence` for `paired` and `exact`."""
-        return judge_all(self.id, self.requirements, Evidence(lookup, paired, exact))
-
-
-class OrderingClaim(_ClaimBase):
-    """One row beats others."""
-
-    kind: Literal["ordering"]
-    test: OrderingTest
-
-    def _requirements_in(self, table: str) -> Iterator[Requirement]:
-        return self.test.requirements(table)
-
-
-class ValueClaim(_ClaimBase):
-    """A cell has a quoted value."""
-
-    kind: Literal["value"]
-    test: ValueTest
-
-    def _requirements_in(self, table: str) -> Iterator[Requirement]:
-        return self.test.requirements(table)
-
-
-class GapClaim(_ClaimBase):
-    """Two cells differ by a quoted amount."""
-
-    kind: Literal["gap"]
-    test: GapTest
-
-    def _requirements_in(self, table: str) -> Iterator[Requirement]:
-        return self.test.requirements(table)
-
-
-class TrendClaim(_ClaimBase):
-    """A metric rises or falls along a setting."""
-
-    kind: Literal["trend"]
-    test: TrendTest
-
-    def _requirements_in(self, table: str) -> Iterator[Requirement]:
-        return self.test.requirements(table)
-
-
-class BestSettingClaim(_ClaimBase):
-    """One setting is the best."""
-
-    kind: Literal["best_setting"]
-    test: BestSettingTest
-
-    def _requirements_in(self, table: str) -> Iterator[Requirement]:
-        return self.test.requirements(table)
-
-
-class RankClaim(_ClaimBase):
-    """A row has a given rank."""
-
-    kind: Literal["rank"]
-    test: RankTest
-
-    def _requirements_in(self, table: str) -> Iterator[Requirement]:
-        return self.test.requirements(table)
-
-
-Claim = Annotated[
-    OrderingClaim | ValueClaim | GapClaim | TrendClaim | BestSettingClaim | RankClaim,
-    Field(discriminator="kind"),
-]
 
 
 class NotEncoded(StrictModel):
@@ -291,14 +298,20 @@ class NotEncoded(StrictModel):
 
 
 class PaperClaims(StrictModel):
-    """All claims of one paper, and the sentences left out on purpose."""
+    """All claims of one paper, and the sentences left out on purpose; `about` is that of claims without their own."""
 
     paper: Paper
+    about: Literal["training", "network"]
     claims: list[Claim]
     not_encoded: list[NotEncoded] = []
 
+    @model_validator(mode="before")
+    @classmethod
+    def _hand_down_the_subject(cls, data: Any) -> Any:
+        return {**data, "claims": [{"about": data.get("about"), **claim} for claim in data["claims"]]}
+
     @model_validator(mode="after")
-    def _ids_belong_to_the_paper_once(self) -> Self:
+    def _ids_belong_to_the_paper_once(self) -> PaperClaims:
         ids = [claim.id for claim in self.claims]
         if len(set(ids)) != len(ids) or any(not i.startswith(f"{self.paper}.") for i in ids):
             raise ValueError(f"claim ids must start with {self.paper}. and occur once, got {ids}")
@@ -327,18 +340,3 @@ def claims_for(table_id: str) -> list[Claim]:
     """The claims that rest on at least one cell of this table."""
     claims = [claim for paper in PAPERS for claim in load_claims(paper)]
     return [claim for claim in claims if any(cell.table == table_id for cell in claim.cells())]
-
-
-def lookup_in(estimates: Mapping[CellAddress, Estimate]) -> Lookup:
-    """A lookup over a plain mapping."""
-
-    def lookup(method: str, metric: str, setting: Mapping[str, SettingValue], table: str, /) -> Estimate | None:
-        return estimates.get(CellAddress.of(table, method, metric, setting))
-
-    return lookup
-
-
-def published_estimates() -> dict[CellAddress, Estimate]:
-    """Every printed number of the three papers with its rounding interval."""
-    tables = [table for paper in PAPERS for table in load_published(paper)]
-    return {address: value for table in tables for address, value in table.estimates().items()}

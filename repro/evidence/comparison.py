@@ -1,30 +1,38 @@
-"""Our rows beside the printed cells they stand for, with the interval each number deserves."""
+"""Our rows beside the printed cells they stand for, with the interval each number, and each difference, deserves."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from repro.evidence.decisions import seeds_needed
-from repro.evidence.intervals import Estimate, image_interval, mean_interval, paired_interval, unpaired_interval
 from repro.evidence.published import (
     CellAddress,
-    Metric,
     PublishedCell,
     PublishedTable,
     SettingValue,
+    find_metric,
+    find_table,
     own_label,
-    published_table,
-    rounding_interval,
 )
 from repro.evidence.record import Record, Row, Setting
-from repro.evidence.requirements import Equals, Evidence, Exceeds, Requirement
+from repro.evidence.statistics import (
+    Estimate,
+    Floats,
+    Over,
+    PooledVariance,
+    image_interval,
+    interval_difference,
+    mean_interval,
+    no_interval,
+    paired_interval,
+    pooled_variance,
+    two_level_interval,
+    unpaired_interval,
+    with_doubt,
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,8 @@ class CellComparison:
     setting: Setting
     published: PublishedCell | None
     ours: Estimate | None
-    seeds: int
+    runs: str
+    """E.g. "3 seeds"; empty where no seed plays a part."""
     images: int | None
 
     @property
@@ -55,7 +64,7 @@ class CellComparison:
         mantissa, exponent, _ = printed.partition("e")
         decimals = max(1, len(mantissa.partition(".")[2]))
         style = f".{decimals}{'e' if exponent else 'f'}"
-        if self.ours.low in (float("-inf"), self.ours.high) or self.ours.high == float("inf"):
+        if not self.ours.bounded or self.ours.low == self.ours.high:
             whole = self.ours.value.is_integer() and "." not in printed
             return f"{self.ours.value:.0f}" if whole else f"{self.ours.value:{style}}"
         return f"{self.ours.value:{style}} [{self.ours.low:{style}}, {self.ours.high:{style}}]"
@@ -63,8 +72,7 @@ class CellComparison:
     @property
     def count_text(self) -> str:
         """`3 seeds, 500 images`; a dash where neither plays a part."""
-        seeds = f"{self.seeds} seed{'s' if self.seeds != 1 else ''}" if self.seeds else ""
-        return ", ".join(filter(None, [seeds, f"{self.images} images" if self.images else ""])) or "–"
+        return ", ".join(filter(None, [self.runs, f"{self.images} images" if self.images else ""])) or "–"
 
     @property
     def published_text(self) -> str:
@@ -75,80 +83,31 @@ class CellComparison:
         return f"{self.published.printed}{spread}"
 
 
-def sample_key(method: str, metric: str, seed: int | None, setting: Setting | None = None) -> str:
-    """Key of the values per image in `Record.samples`."""
-    axes = "".join(f"|{name}={value}" for name, value in sorted((setting or {}).items()))
-    return f"{method}|{metric}|{'' if seed is None else seed}{axes}"
-
-
-def estimate(rows: Sequence[Row], record: Record) -> Estimate:
-    """One cell's number over its seeds, or over its images where there is one seed.
-
-    A single value without images or an interval of its own gets an unbounded one, on which nothing can be decided.
-
-    Raises:
-        ValueError: `rows` is empty.
-    """
-    if not rows:
-        raise ValueError("an estimate needs at least one row")
-    values = [row.value for row in rows]
-    if len(values) > 1:
-        return mean_interval(values)
-    row = rows[0]
-    sample = record.samples.get(sample_key(row.method, row.metric, row.seed, row.setting))
-    if sample is not None and len(sample) > 1:
-        return image_interval(sample, bounds=(0.0, 100.0) if set(sample) <= {0.0, 100.0} else None)
-    if row.low is None or row.high is None:
-        return Estimate(row.value, -math.inf, math.inf, 1, "one value, no interval")
-    return Estimate(row.value, row.low, row.high, row.n or 1, "as recorded")
-
-
 def compare(record: Record) -> list[CellComparison]:
     """Every printed cell of the record's table in printed order, then our own rows that the paper has no cell for."""
-    table = find_table(record.id)
-    groups: dict[tuple[str, str, str], list[Row]] = {}
-    for row in record.rows:
-        groups.setdefault(_key(row.method, row.metric, row.setting), []).append(row)
-    cells = []
-    for cell in table.cells if table else []:
-        rows = groups.pop(_key(cell.method, cell.metric, cell.setting), [])
-        cells.append(_compare(record, table, cell, rows))
-    cells += [_compare(record, table, None, rows) for rows in groups.values()]
-    return cells
-
-
-def find_table(id: str) -> PublishedTable | None:
-    """The published table of an id; None for a figure without printed numbers."""
-    try:
-        return published_table(id)
-    except (KeyError, ValueError):
-        return None
-
-
-def _key(method: str, metric: str, setting: object) -> tuple[str, str, str]:
-    axes = sorted(setting.items()) if isinstance(setting, dict) else []
-    # 0 and 0.0 are one setting, as in `repro.evidence.published`.
-    return method, metric, repr([(name, float(value) if isinstance(value, int) else value) for name, value in axes])
+    table, measured = find_table(record.id), Measurements({record.id: record})
+    printed = {table.address(cell): cell for cell in table.cells} if table else {}
+    own = [address for address in measured.addresses(record.id) if address not in printed]
+    return [_compare(measured, table, address, printed.get(address)) for address in (*printed, *own)]
 
 
 def _compare(
-    record: Record, table: PublishedTable | None, cell: PublishedCell | None, rows: list[Row]
+    measured: Measurements, table: PublishedTable | None, address: CellAddress, cell: PublishedCell | None
 ) -> CellComparison:
-    source = cell or rows[0]
-    metric = (table.metrics.get(source.metric) if table else None) or Metric(
-        label=source.metric.replace("_", " "), unit=rows[0].unit if rows else "", better="neither"
-    )
+    metric, rows = find_metric(address), measured.rows(address)
+    setting: Setting = dict(cell.setting) if cell else dict(rows[0].setting)
+    printed_unit = table is not None and address.metric in table.metrics
     return CellComparison(
-        method=source.method,
-        method_label=(table.methods.get(source.method) if table else None) or own_label(source.method),
-        metric=source.metric,
+        method=address.method,
+        method_label=(table.methods.get(address.method) if table else None) or own_label(address.method),
+        metric=address.metric,
         metric_label=metric.label,
-        unit=metric.unit,
+        unit=metric.unit if printed_unit or not rows else rows[0].unit,
         better=metric.better,
-        setting=dict(source.setting),
+        setting=setting,
         published=cell,
-        ours=estimate(rows, record) if rows else None,
-        seeds=len({row.seed for row in rows} - {None}),
+        ours=measured.cell(address),
+        runs=_runs_text(len({row.seed for row in rows} - {None}), measured.records[address.table]),
         images=max((row.n for row in rows if row.n is not None), default=None),
     )
 
@@ -162,20 +121,32 @@ def headline(record: Record) -> CellComparison | None:
     return candidates[0] if candidates else None
 
 
+def sample_key(method: str, metric: str, seed: int | None, setting: Setting | None = None) -> str:
+    """Key of the values per image in `Record.samples`."""
+    axes = "".join(f"|{name}={value}" for name, value in sorted((setting or {}).items()))
+    return f"{method}|{metric}|{'' if seed is None else seed}{axes}"
+
+
+# What runs are repeated over: DFG's rows carry the place of a class combination where others carry a seed.
+
+_COMBINATIONS = "class combinations (of one training seed and one source)"
+
+
+def run_unit(record: Record) -> str:
+    """What the runs of a record are repeated over, and so what an interval over them generalises to."""
+    return _COMBINATIONS if "combinations" in record.parameters else "seeds"
+
+
+def _runs_text(runs: int, record: Record) -> str:
+    unit = run_unit(record).split(" (")[0]
+    return f"{runs} {unit if runs != 1 else unit.removesuffix('s')}" if runs else ""
+
+
 # What the records of one preset hold, addressed as claims address it: cells, and differences between cells.
 
-Unit = Literal["seeds", "images"]
 RunKey = tuple[int | None, int]
 """Seed, and which of the rows that share it: runs over class combinations repeat a seed."""
-
-
-@dataclass(frozen=True)
-class PairedValues:
-    """First minus second cell, one value per pair, with the interval of their mean."""
-
-    interval: Estimate
-    values: tuple[float, ...]
-    unit: Unit
+Runs = dict[RunKey, Row]
 
 
 class Measurements:
@@ -183,7 +154,7 @@ class Measurements:
 
     def __init__(self, records: Mapping[str, Record]) -> None:
         self.records = dict(records)
-        self._pairs: dict[tuple[CellAddress, CellAddress], PairedValues | None] = {}
+        self._differences: dict[tuple[CellAddress, CellAddress], Estimate | None] = {}
         self._estimates: dict[CellAddress, Estimate] = {}
 
     @cached_property
@@ -195,11 +166,6 @@ class Measurements:
                 found.setdefault(address, []).append(row)
         return found
 
-    @property
-    def evidence(self) -> Evidence:
-        """The same numbers in the form claims are judged by."""
-        return Evidence(self._lookup, self._paired_interval)
-
     def rows(self, address: CellAddress) -> list[Row]:
         """The measured rows of one cell, one per run; empty where it was not measured."""
         return self._rows.get(address, [])
@@ -209,61 +175,105 @@ class Measurements:
         return [address for address in self._rows if address.table == table]
 
     def cell(self, address: CellAddress) -> Estimate | None:
-        """Estimate of one cell, over its seeds or, for one seed, over its images."""
+        """One cell's number over its runs, and over its images too where every run kept them; None where not measured.
+
+        A single value without images or an interval of its own gets none, and then nothing can be decided on it.
+        """
         rows = self.rows(address)
         if rows and address not in self._estimates:
-            self._estimates[address] = estimate(rows, self.records[address.table])
+            found = self._cell(address.table, list(_by_run(rows).values()))
+            self._estimates[address] = self._named(found, address.table)
         return self._estimates.get(address)
 
-    def values(self, address: CellAddress) -> tuple[list[float], Unit]:
-        """The values behind a cell's interval: one per run, or one per image of a single run that kept them."""
-        rows = self.rows(address)
-        if len(rows) == 1:
-            kept = self._images(address.table, rows[0])
-            if kept:
-                return kept, "images"
-        return [row.value for row in rows], "seeds"
+    def difference(self, first: CellAddress, second: CellAddress) -> Estimate | None:
+        """First minus second: paired over the runs and images both share, else from two groups of runs, else from two
+        intervals; None where one was not measured."""
+        paired = self.paired(first, second)
+        if paired is not None or not (self.rows(first) and self.rows(second)):
+            return paired
+        one, other = ([row.value for row in self.rows(address)] for address in (first, second))
+        if min(len(one), len(other)) > 1:
+            return unpaired_interval(one, other)
+        a, b = self.cell(first), self.cell(second)
+        return interval_difference(a, b) if a and b else None
 
-    def pairs(self, first: CellAddress, second: CellAddress) -> PairedValues | None:
-        """First minus second over what both share: runs (and their images), or the images of a single run.
+    def quantity(self, cells: Sequence[CellAddress]) -> Estimate | None:
+        """The value of one cell, or the difference of two."""
+        return self.cell(cells[0]) if len(cells) == 1 else self.difference(cells[0], cells[1])
 
-        None where the two are not of one record or share neither; a claim then falls back on two intervals.
+    def paired(self, first: CellAddress, second: CellAddress) -> Estimate | None:
+        """First minus second over the runs, or the images of a single run, that both share; None where there are none.
+
+        Over runs, the variance of a difference is pooled over the methods (or settings) of the column where they allow
+        it: see `pooled_variance`.
         """
         key = (first, second)
-        if key not in self._pairs:
-            self._pairs[key] = self._pair(first, second)
-        return self._pairs[key]
+        if key not in self._differences:
+            found = self._paired(first, second)
+            self._differences[key] = self._named(found, first.table) if found else None
+        return self._differences[key]
 
-    def _lookup(self, method: str, metric: str, setting: Mapping[str, SettingValue], table: str, /) -> Estimate | None:
-        return self.cell(CellAddress.of(table, method, metric, setting))
+    def _cell(self, table: str, rows: list[Row]) -> Estimate:
+        images = [self._images(table, row) for row in rows]
+        if len(rows) > 1:
+            sizes = {len(values) for values in images}
+            if len(sizes) == 1 and min(sizes) > 1 and _distinct_seeds(rows):
+                return two_level_interval(images)
+            return mean_interval([row.value for row in rows])
+        (row,) = rows
+        if len(images[0]) > 1:
+            return image_interval(images[0], bounds=(0.0, 100.0) if set(images[0]) <= {0.0, 100.0} else None)
+        if row.low is None or row.high is None:
+            return no_interval(row.value, 1, "one value")
+        return Estimate(row.value, row.low, row.high, row.n or 1, "as recorded")
 
-    def _paired_interval(self, first: CellAddress, second: CellAddress, /) -> Estimate | None:
-        paired = self.pairs(first, second)
-        if paired is not None:
-            return paired.interval
-        one, other = self.rows(first), self.rows(second)
-        if min(len(one), len(other)) < 2:
-            return None
-        return unpaired_interval([row.value for row in one], [row.value for row in other])
-
-    def _pair(self, first: CellAddress, second: CellAddress) -> PairedValues | None:
+    def _paired(self, first: CellAddress, second: CellAddress) -> Estimate | None:
         if first.table != second.table or first.table not in self.records:
             return None
         one, other = _by_run(self.rows(first)), _by_run(self.rows(second))
-        shared = [(one[key], other[key]) for key in one if key in other]
+        shared = [key for key in one if key in other]
         if not shared:
             return None
-        images = [self._image_pair(first.table, *pair) for pair in shared]
+        images = [self._image_pair(first.table, one[key], other[key]) for key in shared]
+        kept = [pair for pair in images if pair is not None]
         if len(shared) == 1:
-            return None if images[0] is None else _over_images(*images[0])
-        return _over_runs(shared, images)
+            return paired_interval(kept[0][0], kept[0][1], over="images") if kept else None
+        pooled = self._pooled(first, second, shared)
+        pair = [np.array([runs[key].value for key in shared]) for runs in (one, other)]
+        over: Over = "seeds"
+        if len(kept) == len(shared) and _distinct_seeds([one[key] for key in shared]):
+            pair, over = [np.stack([values[side] for values in kept]) for side in (0, 1)], "seeds and images"
+        return paired_interval(pair[0], pair[1], over, pooled)
 
-    def _image_pair(self, table: str, one: Row, other: Row) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-        """Values per image of both rows; None unless both hold every image of the run, in the same order."""
+    def _pooled(self, first: CellAddress, second: CellAddress, shared: Sequence[RunKey]) -> PooledVariance | None:
+        """From every row of the column that ran all of `shared`: its methods, or the settings of one method."""
+
+        def alike(address: CellAddress) -> bool:
+            if first.setting == second.setting:
+                return address.setting == first.setting
+            axes = [name for name, _ in address.setting]
+            return address.method == first.method == second.method and axes == [name for name, _ in first.setting]
+
+        columns = [
+            _by_run(self.rows(address))
+            for address in self.addresses(first.table)
+            if address.metric == first.metric and alike(address)
+        ]
+        table = [[runs[key].value for key in shared] for runs in columns if all(key in runs for key in shared)]
+        return pooled_variance(table) if len(table) > 2 else None
+
+    def _image_pair(self, table: str, one: Row, other: Row) -> tuple[Floats, Floats] | None:
+        """Values per image of both rows; None unless both hold every image of the run, in the same order.
+
+        The record's image ids say how many there are. Where it has none, that is the longest list of the run: undefined
+        values were dropped from a shorter one, so that its places no longer name the same images.
+        """
         first, second = self._images(table, one), self._images(table, other)
         alike = (row for row in self.records[table].rows if _metric_of_run(row) == _metric_of_run(one))
-        # Undefined values were dropped from a shorter list, so that its places no longer name the same images.
         complete = max(len(self._images(table, row)) for row in alike)
+        known = self._image_counts(table, one.dataset)
+        if known and complete not in known:
+            return None
         if len(first) != complete or len(second) != complete or complete < 2:
             return None
         return np.asarray(first), np.asarray(second)
@@ -272,89 +282,61 @@ class Measurements:
         """Values per image of a row, empty where the record kept none."""
         return self.records[table].samples.get(sample_key(row.method, row.metric, row.seed, row.setting), [])
 
+    def _image_counts(self, table: str, dataset: str) -> set[int]:
+        """How many images of a data set the record names by id; empty where it names none."""
+        ids: Mapping[str, Sequence[str]] = getattr(self.records[table], "image_ids", {})
+        return {len(names) for source, names in ids.items() if source.partition("/")[0] == dataset}
+
+    def _named(self, estimate: Estimate, table: str) -> Estimate:
+        """With what was repeated and how images were paired in the method's name."""
+        record = self.records[table]
+        method = estimate.method.replace("over seeds", f"over {run_unit(record)}")
+        by_position = "images" in method and not getattr(record, "image_ids", {})
+        return replace(estimate, method=f"{method}, images by position" if by_position else method)
+
 
 def _metric_of_run(row: Row) -> tuple[str, str, str, int | None]:
     return row.metric, row.dataset, row.network, row.seed
 
 
-def _by_run(rows: Sequence[Row]) -> dict[RunKey, Row]:
-    runs: dict[RunKey, Row] = {}
+def _distinct_seeds(rows: Sequence[Row]) -> bool:
+    return len({row.seed for row in rows}) == len(rows)
+
+
+def _by_run(rows: Sequence[Row]) -> Runs:
+    runs: Runs = {}
     for row in rows:
         occurrence = sum(key[0] == row.seed for key in runs)
         runs[row.seed, occurrence] = row
     return runs
 
 
-def _over_images(first: NDArray[np.float64], second: NDArray[np.float64]) -> PairedValues:
-    interval = paired_interval(first, second, over="images")
-    return PairedValues(interval, tuple((first - second).tolist()), "images")
+# Why a measured number must not decide, whatever its interval.
+
+_BOX_METRICS = ("top1_loc_error", "corloc_error", "max_box_acc_v2_error")
 
 
-def _over_runs(
-    shared: Sequence[tuple[Row, Row]],
-    images: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]] | None],
-) -> PairedValues:
-    """Over runs, and over their images too where every run kept them: new seeds *and* new images."""
-    first, second = (np.array([pair[side].value for pair in shared]) for side in (0, 1))
-    kept = [pair for pair in images if pair is not None]
-    seeds = {row.seed for row, _ in shared}
-    if len(kept) == len(shared) == len(seeds):
-        interval = paired_interval(
-            np.stack([pair[0] for pair in kept]), np.stack([pair[1] for pair in kept]), over="seeds and images"
-        )
-    else:
-        interval = paired_interval(first, second, over="seeds")
-    if interval.low == interval.high:  # the seed had no effect, and no images are left to carry the uncertainty
-        interval = Estimate(interval.value, -np.inf, np.inf, interval.n, "runs agree exactly, no interval")
-    return PairedValues(interval, tuple((first - second).tolist()), "seeds")
+def doubts(measured: Measurements, cells: Sequence[CellAddress], about_training: bool) -> Estimate | None:
+    """The quantity of `cells` with every reason why it decides nothing; None where it was not measured.
+
+    Two reasons lie outside the interval: one training says nothing about a way of training, and a box threshold chosen
+    on the evaluated images flatters a value (but not a difference of two that chose it alike).
+    """
+    quantity = measured.quantity(cells)
+    if quantity is None:
+        return None
+    if len(cells) == 1 and chosen_on_test_images(measured, cells[0]):
+        quantity = with_doubt(quantity, "its box threshold was chosen on the evaluated images")
+    if about_training and min(len(measured.rows(cell)) for cell in cells) == 1:
+        quantity = with_doubt(quantity, ONE_TRAINING)
+    return quantity
 
 
-# What would settle an open question: how many seeds, or images where there is one seed.
-
-FEW_SEEDS = 3
-_BEYOND_REACH = 1_000_000
+ONE_TRAINING = "one training"
 
 
-@dataclass(frozen=True)
-class Need:
-    """`count` units in all; None where the spread is unknown or the effect is too close to the boundary."""
-
-    count: int | None
-    unit: Unit
-
-    @property
-    def sentence(self) -> str:
-        """What to run next."""
-        if self.count is None:
-            return f"How many {self.unit} would settle it cannot be told: run at least {FEW_SEEDS} seeds first."
-        return f"About {self.count:,} {self.unit} in all would settle it (80 % power at the effect seen so far)."
-
-
-def units_needed(measured: Measurements, requirement: Requirement, quantity: Estimate | None) -> Need:
-    """Seeds (or images) at which the interval would clear the boundary if the effect is as seen so far."""
-    values, unit = _values(measured, requirement)
-    if quantity is None or len(values) < 2 or np.ptp(values) == 0:
-        return Need(None, unit)
-    distance = _distance(requirement, quantity.value)
-    spread = float(np.std(values, ddof=1))
-    if distance == 0 or (spread / distance) ** 2 > _BEYOND_REACH:
-        return Need(None, unit)
-    return Need(seeds_needed(spread, distance), unit)
-
-
-def _values(measured: Measurements, requirement: Requirement) -> tuple[list[float], Unit]:
-    if len(requirement.cells) == 2:
-        paired = measured.pairs(*requirement.cells)
-        return (list(paired.values), paired.unit) if paired else ([], "seeds")
-    return measured.values(requirement.cells[0])
-
-
-def _distance(requirement: Requirement, value: float) -> float:
-    if isinstance(requirement, Exceeds):
-        return abs(value - requirement.margin)
-    return _distance_to_region(requirement, value)
-
-
-def _distance_to_region(requirement: Equals, value: float) -> float:
-    low, high = rounding_interval(requirement.quoted)
-    return min(abs(value - (low - requirement.tolerance)), abs(value - (high + requirement.tolerance)))
+def chosen_on_test_images(measured: Measurements, address: CellAddress) -> bool:
+    """Whether a value stands on the oracle's threshold: the best of the very images it is measured on."""
+    chosen: SettingValue | None = dict(address.setting).get("threshold")
+    policy = chosen or measured.records[address.table].parameters.get("threshold")
+    return address.metric in _BOX_METRICS and policy == "oracle"

@@ -8,28 +8,28 @@ direction of the gap, the trend hold there? Values never transfer. A smoke run a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from repro.evidence.claims import Claim, claims_for, load_claims
-from repro.evidence.comparison import CellComparison, Measurements, Need, compare, units_needed
-from repro.evidence.decisions import (
-    Verdict,
-    equivalence_test,
-    mean_p_value,
-    multiple_comparison_note,
-    rounding_half_width,
-)
-from repro.evidence.intervals import Estimate
-from repro.evidence.published import PAPERS, CellAddress, Paper, published_table
+from repro.evidence.claims import Claim, Requirement, claims_for, direction_of, load_claims, load_paper_claims
+from repro.evidence.comparison import ONE_TRAINING, CellComparison, Measurements, compare, doubts
+from repro.evidence.published import PAPERS, CellAddress, Paper, published_table, rounding_interval
 from repro.evidence.record import Record
-from repro.evidence.requirements import Equals, Exceeds, Requirement
 from repro.evidence.sentences import PartVerdict, cell_sentence, claim_sentence
 from repro.evidence.settings import Difference, decisive_differences, expected_source, source_differences
+from repro.evidence.statistics import (
+    Estimate,
+    Region,
+    Verdict,
+    decide,
+    false_discovery,
+    multiple_comparison_note,
+    with_doubt,
+)
 from repro.files import write_text
 from repro.project import UserError
 from repro.vocabulary import Preset
@@ -37,6 +37,7 @@ from repro.vocabulary import Preset
 SMOKE_REASON = "A smoke run checks the plumbing on embedded data; it never gets a verdict."
 PERCENT_MARGIN = 1.0
 RELATIVE_MARGIN = 0.1
+FALSE_DISCOVERIES = 0.05
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class ClaimVerdict:
     """The answer to one claim.
 
     `verdict` is about the paper's own setting and needs every part. `judged` is the conjunction over the parts that
-    could be judged, in our data where `transfer` is set; None where no part could.
+    could be judged, in our data where `transfer` is set; None where no part could. `p` is the two-sided p value of
+    `judged`: of all parts holding, or of one not holding after Bonferroni's correction; 1 where nothing may decide.
     """
 
     claim: Claim
@@ -62,7 +64,7 @@ class ClaimVerdict:
     transfer: bool
     parts: tuple[PartVerdict, ...]
     reason: str
-    need: Need | None
+    p: float = 1.0
 
     @property
     def judged_parts(self) -> list[PartVerdict]:
@@ -72,7 +74,7 @@ class ClaimVerdict:
     @property
     def deciding(self) -> PartVerdict | None:
         """The judged part that decided: of those with the verdict `judged`, the least favourable one."""
-        return deciding_part(self.parts, self.judged)
+        return _deciding(self.parts, self.judged)
 
     @property
     def quantity(self) -> Estimate | None:
@@ -111,20 +113,16 @@ class Judge:
 
     def claim(self, claim: Claim) -> ClaimVerdict:
         """Judge one claim by the records at hand."""
-        parts = tuple(self._part(requirement) for requirement in claim.requirements)
+        found = [self._measured_part(claim, requirement) for requirement in claim.requirements]
         if self.smoke:
-            reason = SMOKE_REASON
-            return ClaimVerdict(claim, Verdict.not_comparable, None, False, parts, reason, None)
-        verdict = _worst([part.verdict for part in parts])
-        found = [part.judged for part in parts if part.judged is not None]
-        judged = _worst(found) if found else None
+            return ClaimVerdict(claim, Verdict.not_comparable, None, False, tuple(found), SMOKE_REASON)
+        family = sum(part.region is not None for part in found)
+        parts = tuple(_decided(part, family) for part in found)
+        judged = [part.judged for part in parts if part.judged is not None]
+        verdict, together = _worst([part.verdict for part in parts]), _worst(judged) if judged else None
+        reason = claim_sentence(claim, parts, _deciding(parts, together), _this_network(parts))
         transfer = any(part.in_our_data is not None for part in parts)
-        decider = deciding_part(parts, judged)
-        need = None
-        if decider is not None and decider.judged == Verdict.inconclusive:
-            need = units_needed(self.measured, decider.requirement, decider.quantity)
-        reason = claim_sentence(claim, parts, decider, need)
-        return ClaimVerdict(claim, verdict, judged, transfer, parts, reason, need)
+        return ClaimVerdict(claim, verdict, together, transfer, parts, reason, _p_value(parts))
 
     def claims(self, paper: Paper) -> list[ClaimVerdict]:
         """Every claim of a paper, in its order."""
@@ -144,35 +142,32 @@ class Judge:
         address = CellAddress.of(record.id, cell.method, cell.metric, cell.setting)
         if self.smoke:
             return CellVerdict(cell, Verdict.not_comparable, SMOKE_REASON)
-        if cell.ours is None or cell.published is None:
+        paper = next(paper for paper in PAPERS if record.id.startswith(f"{paper}/"))
+        trained = load_paper_claims(paper).about == "training"
+        ours = doubts(self.measured, [address], trained) if cell.ours else None
+        if ours is None or cell.published is None:
             return CellVerdict(cell, Verdict.not_run, "No row of the record stands for this cell.")
         differences = self.differences(address)
         if differences:
-            return CellVerdict(cell, Verdict.not_comparable, cell_sentence(cell, differences, None))
-        rounding = rounding_half_width(cell.published.printed)
-        outcome = equivalence_test(cell.ours, cell.published.value, cell_margin(cell), rounding)
-        return CellVerdict(cell, outcome.verdict, cell_sentence(cell, (), outcome))
+            return CellVerdict(cell, Verdict.not_comparable, cell_sentence(cell, differences, ours, 0.0))
+        low, high = rounding_interval(cell.published.printed)
+        margin = cell_margin(cell)
+        verdict = decide(ours, Region(low - margin, high + margin))
+        return CellVerdict(cell, verdict, cell_sentence(cell, (), ours, margin))
 
-    def _part(self, requirement: Requirement) -> PartVerdict:
-        if self.smoke:
-            return PartVerdict(requirement, Verdict.not_comparable, None, None)
-        quantity = requirement.quantity(self.measured.evidence)
-        if quantity is None:
-            return PartVerdict(requirement, Verdict.not_run, None, None)
+    def _measured_part(self, claim: Claim, requirement: Requirement) -> PartVerdict:
+        """A part with its quantity, and the region it can be judged by; the verdict needs the other parts' number."""
+        quantity = doubts(self.measured, requirement.cells, claim.about == "training")
+        if quantity is None or self.smoke:
+            missing = Verdict.not_run if quantity is None and not self.smoke else Verdict.not_comparable
+            return PartVerdict(requirement, missing)
         differences = tuple(dict.fromkeys(d for cell in requirement.cells for d in self.differences(cell)))
         if not differences:
-            return PartVerdict(requirement, requirement.judge(quantity, exact=False), None, quantity)
-        return self._transferred(requirement, quantity, differences)
-
-    def _transferred(
-        self, requirement: Requirement, quantity: Estimate, differences: tuple[Difference, ...]
-    ) -> PartVerdict:
-        """What our data say on an ordering, or on the direction of a gap; a value does not transfer."""
-        judged = None
+            return PartVerdict(requirement, Verdict.inconclusive, None, quantity, requirement.region)
         direction = direction_of(requirement)
-        if direction is not None and self._same_run(*direction.cells):
-            judged = direction.judge(quantity, exact=False)
-        return PartVerdict(requirement, Verdict.not_comparable, judged, quantity, differences)
+        transfers = direction is not None and self._same_run(*direction.cells)
+        region = direction.region if direction is not None and transfers else None
+        return PartVerdict(requirement, Verdict.not_comparable, None, quantity, region, differences)
 
     def _same_run(self, first: CellAddress, second: CellAddress) -> bool:
         """Whether two cells that share data set (network) in the paper share it in our runs too."""
@@ -185,6 +180,46 @@ class Judge:
         return {row.dataset for row in rows}, {row.network for row in rows}
 
 
+def _decided(part: PartVerdict, family: int) -> PartVerdict:
+    """The part with its verdict as one of `family`: of the paper's setting, or else of our data."""
+    if part.region is None or part.quantity is None:
+        return part
+    verdict = decide(part.quantity, part.region, family)
+    if part.differences:
+        return replace(part, in_our_data=verdict, family=family)
+    return replace(part, verdict=verdict, family=family)
+
+
+def _this_network(parts: Sequence[PartVerdict]) -> Verdict | None:
+    """What the judged parts say of the one network that was trained, where that is the only doubt; else None."""
+    judged = [part for part in parts if part.region is not None and part.quantity is not None]
+    if not any(part.quantity and ONE_TRAINING in part.quantity.doubt for part in judged):
+        return None
+    return _worst([_decided(_of_this_network(part), len(judged)).judged or Verdict.inconclusive for part in judged])
+
+
+def _of_this_network(part: PartVerdict) -> PartVerdict:
+    assert part.quantity is not None
+    others = [doubt for doubt in part.quantity.doubt.split("; ") if doubt not in ("", ONE_TRAINING)]
+    return replace(part, quantity=with_doubt(replace(part.quantity, doubt=""), "; ".join(others)))
+
+
+def _p_value(parts: Sequence[PartVerdict]) -> float:
+    judged = [part for part in parts if part.region is not None and part.quantity is not None]
+    inside, outside = 0.0 if judged else 1.0, 1.0
+    for part in judged:
+        assert part.quantity is not None and part.region is not None
+        if part.quantity.doubt or part.region.distance(part.quantity.value) < part.region.matters:
+            inside = 1.0
+            continue
+        above_low, above_high = part.quantity.confidence(part.region.low), 0.0
+        if part.region.high < float("inf"):
+            above_high = part.quantity.confidence(part.region.high)
+        inside = max(inside, 1 - above_low, above_high)
+        outside = min(outside, above_low, 1 - above_high)
+    return min(1.0, 2 * min(inside, len(judged) * outside))
+
+
 def cell_margin(cell: CellComparison) -> float:
     """What a reproduction may miss a printed cell by: 1 point of a percentage, else a tenth of the printed value.
 
@@ -194,27 +229,6 @@ def cell_margin(cell: CellComparison) -> float:
         raise ValueError(f"{cell.method_label}, {cell.metric_label}: nothing is printed, so there is no margin")
     plain = PERCENT_MARGIN if cell.unit == "%" else max(RELATIVE_MARGIN * abs(cell.published.value), 1e-12)
     return max(plain, cell.published.spread or 0.0)
-
-
-def direction_of(requirement: Requirement) -> Exceeds | None:
-    """The ordering inside a requirement: its own, or "ahead at all" for a gap quoted as positive."""
-    if isinstance(requirement, Exceeds):
-        return requirement
-    if requirement.minus is None or float(requirement.quoted) <= 0:
-        return None
-    # `Equals` already carries the sign of the metric: its first cell is the larger one where the claim holds.
-    return Exceeds(requirement.cell, requirement.minus, "higher")
-
-
-def deciding_part(parts: Sequence[PartVerdict], judged: Verdict | None) -> PartVerdict | None:
-    """Of the parts judged as `judged`, the least favourable to the claim."""
-    candidates = [part for part in parts if part.judged == judged and part.quantity is not None]
-    return min(candidates, key=_favour) if judged is not None and candidates else None
-
-
-def margin_of(requirement: Requirement) -> float:
-    """What the advantage must exceed; 0 for a quoted value or gap."""
-    return requirement.margin if isinstance(requirement, Exceeds) else 0.0
 
 
 def tables_of(paper: Paper) -> list[str]:
@@ -241,54 +255,56 @@ def _worst(verdicts: Sequence[Verdict]) -> Verdict:
     return min(verdicts, key=_ORDER.index)
 
 
+def _deciding(parts: Sequence[PartVerdict], judged: Verdict | None) -> PartVerdict | None:
+    """Of the parts judged as `judged`, the least favourable to the claim: by its distance inside its region."""
+    candidates = [part for part in parts if part.judged == judged and part.quantity is not None]
+    return min(candidates, key=_favour) if judged is not None and candidates else None
+
+
 def _favour(part: PartVerdict) -> float:
-    assert part.quantity is not None
-    if isinstance(part.requirement, Equals) and part.in_our_data is None:
-        return -abs(part.quantity.value - float(part.requirement.quoted))
-    return part.quantity.value - margin_of(part.requirement)
+    assert part.quantity is not None and part.region is not None
+    return min(part.quantity.value - part.region.low, part.region.high - part.quantity.value)
 
 
-# The note on multiple comparisons that stands under every table of verdicts.
+# The notes on multiple comparisons that stand under the tables of verdicts.
 
 
 def comparison_note(verdicts: Sequence[ClaimVerdict], measured: Measurements) -> str:
-    """How many of the distinct paired comparisons behind `verdicts` stand alone, by chance, and after Holm.
+    """How many of the distinct comparisons behind `verdicts` stand alone, by chance, and after Holm.
 
-    Empty where no comparison is paired.
+    Empty where nothing is compared.
     """
-    orderings = (direction_of(part.requirement) for verdict in verdicts for part in verdict.judged_parts)
-    cells = {ordering.cells for ordering in orderings if ordering is not None}
-    pairs = [measured.pairs(*sorted(both)) for both in {frozenset(c) for c in cells} if len(both) == 2]
-    p_values = [mean_p_value(pair.values) for pair in pairs if pair is not None]
+    cells = {frozenset(part.requirement.cells) for verdict in verdicts for part in verdict.judged_parts}
+    found = [measured.difference(*sorted(both)) for both in cells if len(both) == 2]
+    p_values = [difference.p_value() for difference in found if difference is not None]
     return multiple_comparison_note(p_values) if p_values else ""
+
+
+def discovery_note(verdicts: Sequence[ClaimVerdict]) -> str:
+    """How many decided claims remain if only one in twenty of them may be false (Benjamini and Hochberg)."""
+    judged = [verdict for verdict in verdicts if verdict.judged is not None]
+    decided = [verdict.judged in (Verdict.supported, Verdict.contradicted) for verdict in judged]
+    if not any(decided):
+        return ""
+    adjusted = false_discovery([verdict.p for verdict in judged])
+    remain = sum(kept and p < FALSE_DISCOVERIES for kept, p in zip(decided, adjusted, strict=True))
+    pairs = {
+        frozenset(verdict.deciding.requirement.cells)
+        for verdict, kept in zip(judged, decided, strict=True)
+        if kept and verdict.deciding
+    }
+    return (
+        f"Of {len(judged)} judged claims {sum(decided)} are decided, by {len(pairs)} distinct comparisons; at a false "
+        f"discovery rate of {100 * FALSE_DISCOVERIES:g} % over all of them {remain} remain."
+    )
 
 
 # What we ourselves state in the README, machine-readable (`docs/stated.yaml`), held against the records.
 
 Stated = dict[Preset, dict[str, Literal["supported", "contradicted", "inconclusive"]]]
-_OPPOSITE = {Verdict.supported: Verdict.contradicted, Verdict.contradicted: Verdict.supported}
 _HEADER = """# What the README states about the claims, per preset: claim id → verdict over the judged comparisons.
-# Written by `repro verdicts --state`; `pytest --claims reports/<preset>` fails where the records say the opposite.
+# Written by `repro verdicts --state`; a test fails where this and the committed records differ in either direction.
 """
-
-
-@dataclass(frozen=True)
-class StatedCheck:
-    """One statement beside what the records say today."""
-
-    claim: Claim
-    stated: Verdict
-    found: ClaimVerdict
-
-    @property
-    def contradicted(self) -> bool:
-        """Whether the records say the opposite of what we state."""
-        return self.found.judged is not None and _OPPOSITE.get(self.stated) == self.found.judged
-
-    @property
-    def confirmed(self) -> bool:
-        """Whether the records say what we state."""
-        return self.found.judged == self.stated
 
 
 def load_stated(path: Path) -> Stated:
@@ -303,20 +319,17 @@ def load_stated(path: Path) -> Stated:
         raise UserError(f"{path.name}: no such file; `repro verdicts --state` writes it") from None
     except ValidationError as error:
         raise UserError(f"{path.name}: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}") from None
-    known = _claims()
-    unknown = sorted({id for claims in stated.values() for id in claims} - set(known))
+    known = {claim.id for paper in PAPERS for claim in load_claims(paper)}
+    unknown = sorted({id for claims in stated.values() for id in claims} - known)
     if unknown:
         raise UserError(f"{path.name}: no claims of these ids: {', '.join(unknown)}")
     return stated
 
 
-def check_stated(stated: Stated, preset: Preset, judge: Judge) -> list[StatedCheck]:
-    """Every statement about one preset beside today's verdict."""
-    claims = _claims()
-    return [
-        StatedCheck(claims[id], Verdict(verdict), judge.claim(claims[id]))
-        for id, verdict in stated.get(preset, {}).items()
-    ]
+def found_verdicts(judge: Judge) -> dict[str, str]:
+    """Claim id → verdict of every claim that could be judged, as `docs/stated.yaml` has it."""
+    claims = [verdict for paper in PAPERS for verdict in judge.claims(paper)]
+    return {verdict.claim.id: verdict.judged.value for verdict in claims if verdict.judged is not None}
 
 
 def write_stated(path: Path, preset: Preset, judge: Judge) -> int:
@@ -328,11 +341,6 @@ def write_stated(path: Path, preset: Preset, judge: Judge) -> int:
     if preset == "smoke":
         raise UserError("a smoke run gives no verdict, so there is nothing to state: use --preset quick or paper")
     stated = load_stated(path) if path.exists() else {}
-    found = {id: judged.value for id, claim in _claims().items() if (judged := judge.claim(claim).judged)}
-    merged = {**stated, preset: found}
-    write_text(path, _HEADER + yaml.safe_dump(merged, sort_keys=True))
+    found = found_verdicts(judge)
+    write_text(path, _HEADER + yaml.safe_dump({**stated, preset: found}, sort_keys=True))
     return len(found)
-
-
-def _claims() -> dict[str, Claim]:
-    return {claim.id: claim for paper in PAPERS for claim in load_claims(paper)}

@@ -6,11 +6,9 @@ a paper stands beside the table it concerns and is never corrected silently.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from fractions import Fraction
 from functools import cache
 from importlib.resources import files
 from itertools import product
@@ -27,8 +25,6 @@ from pydantic import (
     StrictStr,
     model_validator,
 )
-
-from repro.evidence.intervals import Estimate
 
 # What a table cell is called: the address that published numbers, claims and result rows share.
 
@@ -92,7 +88,7 @@ def own_label(method: str) -> str:
 
 Paper = Literal["ega", "dfg", "scorecampp"]
 PAPERS: tuple[Paper, ...] = ("ega", "dfg", "scorecampp")
-Setting = dict[str, StrictBool | StrictInt | StrictFloat | StrictStr]
+StrictSetting = dict[str, StrictBool | StrictInt | StrictFloat | StrictStr]
 TableId = Annotated[str, Field(pattern=r"^(ega|dfg|scorecampp)/[a-z0-9_]+$")]
 
 
@@ -105,12 +101,14 @@ class StrictModel(BaseModel):
 class Metric(StrictModel):
     """A column of numbers: what it is called, its unit, and which direction is better.
 
-    `better` is "neither" for plain counts and settings, on which no ordering is claimed.
+    `better` is "neither" for plain counts and settings, on which no ordering is claimed. `matters` is the smallest
+    difference worth calling better or worse, in the metric's unit (`docs/statistics.md` says why).
     """
 
     label: str
     unit: str = ""
     better: Literal["lower", "higher", "neither"]
+    matters: Annotated[float, Field(ge=0)] = 0.0
     description: str = ""
 
 
@@ -121,7 +119,7 @@ class PublishedCell(StrictModel):
     metric: str
     printed: str
     value: float
-    setting: Setting = {}
+    setting: StrictSetting = {}
     spread: float | None = None
     where: str = ""
 
@@ -130,11 +128,6 @@ class PublishedCell(StrictModel):
         if Decimal(str(self.value)) != _decimal(self.printed):
             raise ValueError(f"value {self.value} is not the printed {self.printed!r}; write what is printed")
         return self
-
-    def estimate(self) -> Estimate:
-        """The number with its rounding interval, as one observation: no paper prints n beside a cell."""
-        low, high = rounding_interval(self.printed)
-        return Estimate(self.value, low, high, 1, "printed, rounding interval")
 
 
 class NotPrinted(StrictModel):
@@ -147,7 +140,7 @@ class NotPrinted(StrictModel):
     why: Literal["dash", "no row", "no column", "plot only", "ours"]
     method: str | None = None
     metric: str | None = None
-    setting: Setting = {}
+    setting: StrictSetting = {}
 
     def matches(self, address: CellAddress) -> bool:
         """Whether `address` is one of these empty cells."""
@@ -180,7 +173,7 @@ class PublishedTable(StrictModel):
     setup: dict[str, Any] = {}
     metrics: dict[str, Metric]
     methods: dict[str, str]
-    settings: list[Setting] = [{}]
+    settings: list[StrictSetting] = [{}]
     cells: list[PublishedCell] = []
     not_printed: list[NotPrinted] = []
     slips: list[Slip] = []
@@ -205,19 +198,6 @@ class PublishedTable(StrictModel):
         """Every method × metric × setting of the table, printed or not."""
         for method, metric, setting in product(self.methods, self.metrics, self.settings):
             yield CellAddress.of(self.id, method, metric, setting)
-
-    def estimates(self) -> dict[CellAddress, Estimate]:
-        """All printed numbers with their rounding intervals."""
-        return {self.address(cell): cell.estimate() for cell in self.cells}
-
-    def unaccounted(self) -> list[CellAddress]:
-        """Grid cells that are neither printed nor listed as not printed; empty for a complete table."""
-        printed = {self.address(cell) for cell in self.cells}
-        return [a for a in self.grid() if a not in printed and not any(gap.matches(a) for gap in self.not_printed)]
-
-    def contradictory(self) -> list[CellAddress]:
-        """Cells that are printed and yet listed as not printed; empty for a sound table."""
-        return [a for a in map(self.address, self.cells) if any(gap.matches(a) for gap in self.not_printed)]
 
     def cell(self, method: str, metric: str, setting: dict[str, SettingValue] | None = None) -> PublishedCell | None:
         """The printed cell, or None where nothing is printed."""
@@ -265,6 +245,28 @@ def published_table(table_id: str) -> PublishedTable:
     return known[table_id]
 
 
+def find_table(table_id: str) -> PublishedTable | None:
+    """The published table of an id; None for a figure without printed numbers."""
+    try:
+        return published_table(table_id)
+    except ValueError:
+        return None
+
+
+def find_metric(address: CellAddress) -> Metric:
+    """The column an address lies in; our own metrics go by their id."""
+    table = find_table(address.table)
+    own = Metric(label=address.metric.replace("_", " "), better="neither")
+    return table.metrics.get(address.metric, own) if table else own
+
+
+@cache
+def smallest_effect(metric: str) -> float:
+    """The smallest difference that matters in a metric, in its unit; 0 for one that no table orders by."""
+    tables = (table for paper in PAPERS for table in load_published(paper))
+    return max((table.metrics[metric].matters for table in tables if metric in table.metrics), default=0.0)
+
+
 def rounding_interval(printed: str) -> tuple[float, float]:
     """All values that round to the printed digits: "46.3" means 46.25 to 46.35, both ends included.
 
@@ -275,23 +277,6 @@ def rounding_interval(printed: str) -> tuple[float, float]:
     exponent = number.as_tuple().exponent
     half = Decimal(5).scaleb(int(exponent) - 1)
     return float(number - half), float(number + half)
-
-
-def grim_consistent(printed: str, n: int) -> bool:
-    """Whether a printed percentage can be a count out of `n`, i.e. some k/n·100 rounds to it.
-
-    The GRIM test (Brown and Heathers, 2017) on percentages; exact rational arithmetic, both rounding rules of
-    a half accepted.
-
-    Raises:
-        ValueError: if n < 1 or `printed` is not a number.
-    """
-    if n < 1:
-        raise ValueError(f"n must be at least 1 image, got {n}")
-    number = _decimal(printed)
-    half = Fraction(Decimal(5).scaleb(int(number.as_tuple().exponent) - 1))
-    low, high = ((Fraction(number) + side) * n / 100 for side in (-half, half))
-    return max(0, math.ceil(low)) <= min(n, math.floor(high))
 
 
 def _decimal(printed: str) -> Decimal:

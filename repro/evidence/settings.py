@@ -15,8 +15,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
 
-from repro.evidence.comparison import find_table
-from repro.evidence.published import PAPERS, CellAddress, Paper, PublishedTable, StrictModel, TableId
+from repro.evidence.published import PAPERS, CellAddress, Paper, PublishedTable, StrictModel, TableId, find_table
 from repro.evidence.readings import option_name
 from repro.evidence.record import Record, Row
 

@@ -17,7 +17,7 @@ from IPython.display import HTML, Image, display
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from repro.catalogue import Preset, Table
-from repro.evidence.comparison import CellComparison, compare, find_table
+from repro.evidence.comparison import CellComparison, compare
 from repro.evidence.provenance import (
     Provenance,
     git_state,
@@ -25,7 +25,7 @@ from repro.evidence.provenance import (
     library_versions,
     peak_memory,
 )
-from repro.evidence.published import own_label
+from repro.evidence.published import find_table, own_label
 from repro.evidence.record import Figure, Record, Row, prediction_for
 from repro.execution import device_name, use_one_thread
 from repro.parameters import check_values, parameters_hash, read_parameters

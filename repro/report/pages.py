@@ -11,13 +11,13 @@ from repro.catalogue import PAPERS as PAPER_ORDER
 from repro.catalogue import Preset, Table, all_tables
 from repro.evidence.claims import load_paper_claims
 from repro.evidence.comparison import CellComparison, headline
-from repro.evidence.decisions import Verdict
-from repro.evidence.judgement import ClaimVerdict, Judge, comparison_note, table_title, tables_of
+from repro.evidence.judgement import ClaimVerdict, Judge, comparison_note, discovery_note, table_title, tables_of
 from repro.evidence.provenance import inputs_hash
 from repro.evidence.published import PAPERS, Paper, load_published
 from repro.evidence.readings import load_readings, option_name, options_run, reading_effects
 from repro.evidence.record import Attempt, Record, load_attempt, record_of, records_in
 from repro.evidence.settings import compare_settings
+from repro.evidence.statistics import Verdict
 from repro.files import write_text
 from repro.project import reports_root
 from repro.report.html import duration, environment, stylesheet
@@ -98,6 +98,7 @@ def _write_claims(folder: Path, preset: Preset, paper: Paper, judge: Judge, verd
         "own": counts(verdict.verdict for verdict in verdicts),
         "judged": counts(verdict.judged for verdict in verdicts if verdict.scope),
         "plots": claim_plots(verdicts),
+        "discoveries": discovery_note(verdicts),
         "sections": [_section(folder, table, judge, verdicts) for table in tables_of(paper)] if verdicts else [],
         "short_id": short_id,
         "tone": tone,

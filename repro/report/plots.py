@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 from repro.evidence.comparison import CellComparison
-from repro.evidence.intervals import Estimate
+from repro.evidence.statistics import Estimate
 
 # Okabe and Ito's eight colours, ordered so that neighbours also differ in lightness.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442")

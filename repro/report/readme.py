@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from repro.catalogue import Preset, all_tables
-from repro.evidence.comparison import CellComparison, compare, find_table, headline
-from repro.evidence.judgement import Judge, table_title
-from repro.evidence.published import PAPERS, Paper
+from repro.evidence.comparison import CellComparison, compare, headline
+from repro.evidence.judgement import Judge, discovery_note, table_title
+from repro.evidence.published import PAPERS, Paper, find_table
 from repro.evidence.record import Record, records_in
 from repro.evidence.speed import Comparison, SpeedRecord, load_speed_records
 from repro.files import write_text
@@ -184,7 +184,9 @@ def _paper_section(paper: Paper, judge: Judge) -> str:
     judged = ", ".join(f"{count} {verdict.word}" for verdict, count in counts(v.judged for v in verdicts if v.scope))
     lines = [f"### {paper}\n", f"{len(verdicts)} claims in the paper's setting: {own}.\n"]
     if judged:
-        lines.append(f"In our data, or over the part that was measured: {judged}.\n")
+        lines.append(
+            f"In our data, or over the part that was measured: {judged}. {discovery_note(verdicts)}".strip() + "\n"
+        )
     shown = [v for v in verdicts if v.judged is not None]
     rows = [
         [plain(cell) for cell in (v.claim.id, v.claim.quote, v.verdict.label, scope_text(v) or "–", v.reason)]

@@ -11,13 +11,13 @@ from html import escape
 from rich.console import Console
 
 from repro.catalogue import Preset, nearest
-from repro.evidence.decisions import Verdict
-from repro.evidence.judgement import SMOKE_REASON, CellVerdict, ClaimVerdict, Judge, margin_of, write_stated
-from repro.evidence.published import PAPERS, Paper, rounding_interval
+from repro.evidence.claims import Equals
+from repro.evidence.judgement import SMOKE_REASON, CellVerdict, ClaimVerdict, Judge, write_stated
+from repro.evidence.published import PAPERS, Paper, find_metric
 from repro.evidence.readings import ReadingEffect
 from repro.evidence.record import Record, records_in
-from repro.evidence.requirements import Equals
-from repro.evidence.sentences import PartVerdict, metric_of, row_label, short_text
+from repro.evidence.sentences import PartVerdict, row_label, short_text
+from repro.evidence.statistics import Verdict
 from repro.project import UserError, project_root, reports_root
 from repro.report.html import bullet_list, data_table
 
@@ -242,7 +242,7 @@ def claim_plots(verdicts: Sequence[ClaimVerdict]) -> list[str]:
         part = verdict.deciding
         if part is None or part.quantity is None or part.judged is None:
             continue
-        unit = metric_of(part.requirement.cells[0]).unit or "no unit"
+        unit = find_metric(part.requirement.cells[0]).unit or "no unit"
         exact = isinstance(part.requirement, Equals) and part.in_our_data is None
         (quoted if exact else orderings).setdefault(unit, []).append(_claim_row(verdict, part))
     plots = [
@@ -259,11 +259,10 @@ def claim_plots(verdicts: Sequence[ClaimVerdict]) -> list[str]:
 
 
 def _claim_row(verdict: ClaimVerdict, part: PartVerdict) -> IntervalRow:
-    assert part.quantity is not None and part.judged is not None
-    requirement, band, origin = part.requirement, 0.0, margin_of(part.requirement)
+    assert part.quantity is not None and part.judged is not None and part.region is not None
+    requirement, band, origin = part.requirement, 0.0, part.region.low
     if isinstance(requirement, Equals) and part.in_our_data is None:
-        low, high = rounding_interval(requirement.quoted)
-        origin, band = float(requirement.quoted), requirement.tolerance + (high - low) / 2
+        origin, band = float(requirement.quoted), (part.region.high - part.region.low) / 2
     return IntervalRow(
         label=f"{part.judged.symbol} {short_id(verdict)}: {short_text(requirement)}",
         value=part.quantity.value - origin,
@@ -308,12 +307,12 @@ def effect_plots(effects: Sequence[ReadingEffect]) -> list[str]:
 def _effect_plot(table: str, reading: str, metric: str, baseline: str, effects: Sequence[ReadingEffect]) -> str:
     rows = []
     for effect in effects:
-        interval = effect.difference.interval
-        apart = interval.low > 0 or interval.high < 0
+        interval = effect.difference
+        apart = not interval.contains(0) and not interval.doubt
         mark = "changes it" if apart else "no clear change"
         label = f"{row_label(effect.cell_without_axis)}: {effect.option}"
         rows.append(IntervalRow(label, interval.value, interval.low, interval.high, mark, "open" if apart else "none"))
-    column = metric_of(effects[0].cell)
+    column = find_metric(effects[0].cell)
     title = f"{table}: {column.label}, other options of {reading} minus “{baseline}”"
     return interval_plot(rows, title, f"difference in {column.label} {column.unit}".strip())
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from statistics import stdev
 from typing import Any
 
-from repro.evidence.decisions import decide
-from repro.evidence.intervals import paired_interval
 from repro.evidence.record import Row, Setting
+from repro.evidence.statistics import Region, decide, paired_interval
 from repro.studies.dfg import Study, StudySettings, Trained, prepare_study, train_replicas
 from repro.training.run_store import RunStore
 from repro.training.tasks import chosen_accuracies
@@ -106,7 +105,7 @@ def verdicts(results: Results, labels: Mapping[str, str], against: Sequence[str]
         for other in (method for method in against if method in results):
             theirs = _by_combination(results[other], metric)
             difference = paired_interval(mine, theirs, over="seeds")
-            verdict = decide(difference, "greater")
+            verdict = decide(difference, Region(0))
             sentences.append(
                 f"{label(better)} above {label(other)} in {metric.replace('_', ' ')}: "
                 f"{verdict.word} (difference {difference.value:+.1f} points, 95 % interval {difference.low:+.1f} to "

@@ -17,8 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from repro.data.images import ImageSet
 from repro.evidence.comparison import sample_key
-from repro.evidence.intervals import paired_interval
 from repro.evidence.record import Row, Setting
+from repro.evidence.statistics import paired_interval
 from repro.losses.attack import AttackSettings, pgd_attack
 from repro.metrics.boxes import SIDE, iou_at, quantise
 from repro.metrics.localisation import MaxBoxAcc

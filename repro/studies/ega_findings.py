@@ -9,13 +9,20 @@ from itertools import combinations
 import numpy as np
 
 from repro.catalogue import Preset
-from repro.evidence.intervals import Estimate, Floats, Over, paired_interval
+from repro.evidence.published import smallest_effect
 from repro.evidence.statistics import (
+    Estimate,
+    Floats,
+    Over,
+    Region,
+    Verdict,
+    decide,
     holm,
     image_interval,
     mean_interval,
     multiple_comparison_note,
-    paired_p_value,
+    paired_interval,
+    with_doubt,
 )
 from repro.studies.ega import Measured, Outcome
 from repro.studies.localised import MetricPolicy
@@ -49,23 +56,24 @@ def paired_values(first: Outcome, second: Outcome, metric: str, policy: MetricPo
     return (one[0], other[0], "images") if len(one) == 1 else (one, other, "seeds and images")
 
 
+_OUTCOMES = {
+    Verdict.supported: "appears in our data",
+    Verdict.contradicted: "is contradicted by our data",
+    Verdict.inconclusive: "is not decided by our data",
+}
+
+
 def contrast_sentence(
     claim: str, first: Outcome, second: Outcome, metric: str, policy: MetricPolicy, preset: Preset
 ) -> str:
     """Whether `claim`, that `first` has a lower error than `second`, appears in our data."""
     found = difference(first, second, metric, policy)
     seeds, images = len(first.found), len(first.found[0].correct)
-    if preset == "smoke":
-        outcome = "a smoke run decides nothing"
-    elif found.high < 0:
-        outcome = "appears in our data"
-    elif found.low > 0:
-        outcome = "is contradicted by our data"
-    else:
-        outcome = "is not decided by our data"
-    spread = (
-        f"95 % interval {found.low:+.1f} to {found.high:+.1f}" if np.isfinite(found.low) else "one seed, no interval"
-    )
+    outcome = "a smoke run decides nothing"
+    if preset != "smoke":
+        advantage = with_doubt(difference(second, first, metric, policy), "one training" if seeds == 1 else "")
+        outcome = _OUTCOMES[decide(advantage, Region(0, matters=smallest_effect(metric)))]
+    spread = f"95 % interval {found.low:+.1f} to {found.high:+.1f}" if found.bounded else found.method
     return (
         f"{claim}: {outcome}. {LABELS[metric]} differs by {found.value:+.1f} points ({spread}; "
         f"{seeds} seed{'s' if seeds > 1 else ''}, {images} images, {first.trial.study.dataset})."
@@ -286,10 +294,11 @@ def rank_columns(outcomes: Sequence[Outcome], metric: str, policy: MetricPolicy,
 
 def contrasts(pairs: Sequence[Pair], metric: str, policy: MetricPolicy) -> list[Contrast]:
     """Paired differences with Holm's correction over all of `pairs`."""
-    raw = [paired_p_value(*paired_values(first, second, metric, policy)) for _, first, second in pairs]
+    found = [difference(first, second, metric, policy) for _, first, second in pairs]
+    raw = [one.p_value() for one in found]
     return [
-        Contrast(name, first.trial.method, second.trial.method, difference(first, second, metric, policy), p, adjusted)
-        for (name, first, second), p, adjusted in zip(pairs, raw, holm(raw).tolist(), strict=True)
+        Contrast(name, first.trial.method, second.trial.method, one, p, adjusted)
+        for (name, first, second), one, p, adjusted in zip(pairs, found, raw, holm(raw).tolist(), strict=True)
     ]
 
 
@@ -335,9 +344,7 @@ def contribution_sentences(
 
 def _contribution(found: Contrast, metric: str, preset: Preset, family: int) -> str:
     change = found.difference
-    spread = (
-        f"95 % interval {change.low:+.1f} to {change.high:+.1f}" if np.isfinite(change.low) else "one seed, no interval"
-    )
+    spread = f"95 % interval {change.low:+.1f} to {change.high:+.1f}" if change.bounded else change.method
     if preset == "smoke":
         outcome = "a smoke run decides nothing"
     elif found.differs:

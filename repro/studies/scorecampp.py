@@ -11,8 +11,8 @@ from torch import Tensor
 
 from repro.data.load import load_dataset
 from repro.evidence.comparison import sample_key
-from repro.evidence.intervals import paired_interval
 from repro.evidence.record import Row, Setting
+from repro.evidence.statistics import paired_interval
 from repro.metrics.faithfulness import FaithfulnessSettings, ScoreSpace, explanation_maps
 from repro.metrics.faithfulness_metrics import AverageDrop, AverageLogitDrop, IncreaseInConfidence, WinRate
 from repro.studies.explanations import (

@@ -30,18 +30,25 @@ def make_record(table: str, rows: list[Row], preset: Preset = "paper", **fields:
     )  # fmt: skip
 
 
-def exact_row(table: PublishedTable, cell: PublishedCell, **changes: Any) -> Row:
-    """The printed number with an interval of width 0, on the data and network the paper gives for it."""
+SEEDS = 3
+
+
+def exact_rows(table: PublishedTable, cell: PublishedCell, noise: np.random.Generator, **changes: Any) -> list[Row]:
+    """The printed number from three seeds that hardly differ, on the data and network the paper gives for it."""
     dataset, network = expected_source(table.address(cell))
-    values = {"value": cell.value, "low": cell.value, "high": cell.value, "dataset": dataset or "unnamed"}
-    values |= {"network": network or "unnamed", **changes}
-    return Row(method=cell.method, metric=cell.metric, setting=cell.setting, **values)
+    fields = {"dataset": dataset or "unnamed", "network": network or "unnamed", **changes}
+    spread = 1e-7 * max(abs(cell.value), 1e-3) * noise.normal(size=SEEDS)
+    values = cell.value + spread - spread.mean()
+    names = {"method": cell.method, "metric": cell.metric, "setting": cell.setting}
+    return [Row(value=value, seed=seed, **names, **fields) for seed, value in enumerate(values.tolist())]
 
 
 def printed_records(preset: Preset = "paper", **changes: Any) -> dict[str, Record]:
-    """One record per table with printed cells, each row from `exact_row`."""
+    """One record per table with printed cells, its rows from `exact_rows`."""
     tables = [table for paper in PAPERS for table in load_published(paper) if table.cells]
-    return {t.id: make_record(t.id, [exact_row(t, cell, **changes) for cell in t.cells], preset) for t in tables}
+    noise = np.random.default_rng(0)
+    rows = {t.id: [row for cell in t.cells for row in exact_rows(t, cell, noise, **changes)] for t in tables}
+    return {id: make_record(id, found, preset) for id, found in rows.items()}
 
 
 def moved(records: dict[str, Record], address: CellAddress, by: float) -> dict[str, Record]:
@@ -50,8 +57,7 @@ def moved(records: dict[str, Record], address: CellAddress, by: float) -> dict[s
     def shift(row: Row) -> Row:
         if CellAddress.of(address.table, row.method, row.metric, row.setting) != address:
             return row
-        value = row.value + by
-        return row.model_copy(update={"value": value, "low": value, "high": value})
+        return row.model_copy(update={"value": row.value + by})
 
     record = records[address.table]
     return records | {address.table: record.model_copy(update={"rows": [shift(row) for row in record.rows]})}

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from repro.evidence.comparison import CellComparison
-from repro.evidence.intervals import Estimate
 from repro.evidence.published import published_table
+from repro.evidence.statistics import Estimate
 
 CELL = published_table("dfg/table1_datasets").cells[0]
-BASE = CellComparison("m", "M", "x", "X", "", "neither", {}, CELL, None, 0, None)
+BASE = CellComparison("m", "M", "x", "X", "", "neither", {}, CELL, None, "", None)
 
 
 @pytest.mark.parametrize(
@@ -30,5 +30,5 @@ def test_ours_is_written_as_the_paper_prints(printed: str, estimate: Estimate | 
 
 def test_counts_that_play_no_part_are_left_out() -> None:
     assert BASE.count_text == "–"
-    assert replace(BASE, seeds=1, images=30).count_text == "1 seed, 30 images"
+    assert replace(BASE, runs="1 seed", images=30).count_text == "1 seed, 30 images"
     assert replace(BASE, images=30).count_text == "30 images"

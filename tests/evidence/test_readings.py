@@ -4,17 +4,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import pytest
+from ledger import drift, unlisted_fields
 from pydantic import BaseModel, ValidationError
 
 from repro.evidence.published import PAPERS, load_published
 from repro.evidence.readings import (
     Reading,
-    drift,
     load_readings,
     option_name,
     parse_readings,
     readings_for,
-    unlisted_fields,
 )
 
 Space = Literal["pixels", "normalised"]

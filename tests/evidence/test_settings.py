@@ -1,7 +1,8 @@
 """The difference list: what the papers state, held against records; the list names parameters that exist."""
 
+import numpy as np
 import pytest
-from synthetic_records import exact_row, make_record
+from synthetic_records import exact_rows, make_record
 
 from repro.catalogue import all_tables
 from repro.evidence.published import PAPERS, load_published, published_table
@@ -20,7 +21,9 @@ TABLE1 = "scorecampp/table1_pets_resnet18"
 def record(table_id, preset="paper", dataset=None, **parameters):
     table = published_table(table_id)
     changes = {"dataset": dataset} if dataset else {}
-    return make_record(table_id, [exact_row(table, table.cells[0], **changes)], preset, parameters=parameters)
+    return make_record(
+        table_id, exact_rows(table, table.cells[0], np.random.default_rng(0), **changes), preset, parameters=parameters
+    )
 
 
 def states(found):
