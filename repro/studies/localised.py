@@ -146,8 +146,9 @@ def _box_error(metric: str, localised: Localised, policy: MetricPolicy) -> Score
         accuracy = kinds[metric](rule)
         accuracy.update(localised.curves)
         found = accuracy.compute()
-    errors = 100 * (1 - found.hits.mean(axis=1))
-    return Score(100 - found.value, errors.tolist(), found.thresholds)
+    misses = (~found.hits).sum(axis=1)  # counted and divided once, so that no sum of rounded shares decides a digit
+    errors = 100 * misses / found.hits.shape[1]
+    return Score(100 * int(misses.sum()) / found.hits.size, errors.tolist(), found.thresholds)
 
 
 def measure(images: ImageSet, maps: Float[Tensor, "n h w"], scores: Float[Tensor, "n classes"]) -> dict[str, Tensor]:
