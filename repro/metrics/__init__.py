@@ -18,6 +18,15 @@ from repro.metrics.boxes import (
     map_scores,
     scale_boxes,
 )
+from repro.metrics.classification import (
+    ClassificationError,
+    confusion_counts,
+    frechet_distance,
+    macro_recall,
+    ten_crop_scores,
+    top1_accuracy,
+    top_k_correct,
+)
 from repro.metrics.faithfulness import (
     AreaMatched,
     ExplanationMaps,
@@ -43,7 +52,6 @@ from repro.metrics.faithfulness_metrics import (
 )
 from repro.metrics.localisation import (
     BoxAccuracy,
-    ClassificationError,
     CorLoc,
     GTKnownLoc,
     LocalisationResult,
@@ -55,8 +63,6 @@ from repro.metrics.localisation import (
     average_precision,
     combine_masks,
     pixel_histograms,
-    ten_crop_scores,
-    top_k_correct,
 )
 
 __all__ = [
@@ -101,13 +107,17 @@ __all__ = [
     "center_gaussian",
     "center_gaussian_curves",
     "combine_masks",
+    "confusion_counts",
     "explanation_maps",
     "explanation_scores",
+    "frechet_distance",
     "insertion_deletion_curves",
+    "macro_recall",
     "map_scores",
     "pixel_histograms",
     "scale_boxes",
     "ten_crop_scores",
+    "top1_accuracy",
     "top_k_correct",
     "whole_image",
 ]

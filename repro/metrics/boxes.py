@@ -1,7 +1,8 @@
-"""Best box overlap of a localisation map at every threshold, from one pass over the map.
+"""Best box overlap of a localisation map at every threshold, from one pass over the map; choice of the threshold.
 
 Every localisation number of the field – MaxBoxAcc V1 and V2, GT-known, CorLoc, Top-1 Loc, for any threshold
-policy and any IoU – is arithmetic on what `box_curves` returns.
+policy and any IoU – is arithmetic on what `box_curves` returns. "Benchmark" is Choe et al., Evaluating weakly
+supervised object localization methods right, CVPR 2020.
 """
 
 from collections.abc import Sequence
@@ -18,12 +19,10 @@ from torch import Tensor
 from repro.metrics.max_tree import N_COLUMNS, level_curves
 
 Convention = Literal["benchmark", "clean"]
-"""`benchmark`: integer boxes with inclusive corners, one pixel too wide at the far sides, as wsolevaluation
-computes them. `clean`: exact half-open boxes, an empty mask overlaps nothing. Both quantise maps to 256
-levels."""
+"""`benchmark`: integer boxes with inclusive corners, one pixel too wide at the far sides, as the benchmark computes
+them. `clean`: exact half-open boxes, an empty mask overlaps nothing. Both quantise maps to 256 levels."""
 Normalisation = Literal["minmax", "max", "none"]
-"""`minmax`: lowest value 0, highest 1. `max`: negatives 0, highest 1. `none`: the map is already in [0,
-1]."""
+"""`minmax`: lowest value 0, highest 1. `max`: negatives 0, highest 1. `none`: the map is already in [0, 1]."""
 BoxRule = Literal["all", "largest", "union"]
 """Predicted boxes of a mask: one per contour; the contour of largest area; one around the whole mask."""
 Comparison = Literal[">", ">="]
@@ -34,11 +33,12 @@ _CHUNK = 32
 
 @dataclass(frozen=True)
 class BoxCurves:
-    """Best IoU per map, box rule and grey level.
+    """Best IoU (0..1) per map, box rule and grey level.
 
-    `iou` has rows in the order of `BOX_RULES` and column L + 1 for the mask `{v > L}`, v the map in 0 … 255;
-    column 0 is the whole image. `peaks` holds the highest v of each map: 255, or 0 for constant maps, unless
-    the maps were not normalised.
+    Attributes:
+        iou: rows in the order of `BOX_RULES`; column L + 1 for the mask `{v > L}`, v the map in 0 … 255; column 0 is
+            the whole image.
+        peaks: the highest v of each map: 255, or 0 for constant maps, unless the maps were not normalised.
     """
 
     iou: Float[Tensor, "n 3 257"]
@@ -65,63 +65,82 @@ def box_curves(
     side: int | None = SIDE,
     threads: int = 1,
 ) -> BoxCurves:
-    """Best IoU between predicted and true boxes at each of 256 levels, for n maps at any resolution.
+    """max over predicted and true boxes of IoU = |P ∩ T| / |P ∪ T|, at each of 256 levels of n maps (benchmark, §3.3).
 
-    `boxes[i]` holds the true boxes (k, 4) of map i as x0, y0, x1, y1 in pixels of the evaluated map, see
-    `scale_boxes`. Maps are enlarged to `side` x `side` (None: left as they are), normalised and quantised
-    like the benchmark does (digest: EGA §1), a few at a time. `holes` adds the boxes of hole contours to the
-    rule `all` (default: in the benchmark convention only, whose contour search includes them).
+    Args:
+        maps: of any resolution; enlarged to `side` x `side` (cubic; None: left as they are), normalised and quantised
+            like the benchmark does, a few at a time.
+        boxes: true boxes (k, 4) of each map as x0, y0, x1, y1 in pixels of the evaluated map, see `scale_boxes`.
+        holes: add the boxes of hole contours to the rule `all`; None: in the benchmark convention only, whose contour
+            search includes them.
+        threads: maps are shared among so many.
 
-    Raises ValueError for maps that are not n x h x w or infinite, for images without a true box and for boxes
-    whose corners are out of order. A map with NaN counts as constant, as in the benchmark.
+    Raises:
+        ValueError: maps that are not n x h x w, an image without a true box, corners out of order, a map with NaN or
+            infinity (the message says which).
+
+    Example:
+        >>> map = torch.zeros(1, 4, 4); map[0, :2, :2] = 1  # predicted: x 0..1, y 0..1
+        >>> box_curves(map, [np.array([[0, 0, 2, 4]])], side=None, convention="clean").matrix("all")[0, 128].item()
+        0.5
     """
     _check("convention", convention, get_args(Convention))
     _check("normalisation", normalisation, get_args(Normalisation))
-    source = _checked_maps(maps)
+    if maps.ndim != 3 or 0 in maps.shape[1:]:
+        raise ValueError(f"maps has shape {tuple(maps.shape)}, expected (n, h, w)")
+    source = maps.detach().cpu()
+    values = (source if source.dtype in (torch.float32, torch.float64) else source.float()).numpy()
     excess = int(convention == "benchmark")
     truth = [half_open_boxes(box, i, excess) for i, box in enumerate(boxes)]
-    if len(truth) != len(source):
-        raise ValueError(f"boxes holds {len(truth)} entries for {len(source)} maps; give one array per map")
+    if len(truth) != len(values):
+        raise ValueError(f"boxes holds {len(truth)} entries for {len(values)} maps; give one array per map")
     with_holes = convention == "benchmark" if holes is None else holes
 
     def chunk_curves(start: int) -> tuple[np.ndarray, np.ndarray]:
         part = truth[start : start + _CHUNK]
-        first = np.cumsum([0, *map(len, part)])
-        levels = quantise(source[start : start + _CHUNK], normalisation, side)
-        return level_curves(levels, np.concatenate(part), first, excess, with_holes)
+        levels = quantise(values[start : start + _CHUNK], normalisation, side, first=start)
+        return level_curves(levels, np.concatenate(part), np.cumsum([0, *map(len, part)]), excess, with_holes)
 
-    starts = range(0, len(source), _CHUNK)
-    if threads == 1:
-        results = [chunk_curves(start) for start in starts]
-    else:
-        with ThreadPoolExecutor(threads) as pool:  # the kernels and OpenCV release the interpreter lock
-            results = list(pool.map(chunk_curves, starts))
-    if not results:
-        return BoxCurves(torch.zeros(0, 3, 257), torch.zeros(0, dtype=torch.int64))
-    iou, peaks = (np.concatenate(values) for values in zip(*results, strict=True))
-    return BoxCurves(torch.from_numpy(iou), torch.from_numpy(peaks))
+    if not truth:
+        return BoxCurves(torch.zeros(0, 3, N_COLUMNS), torch.zeros(0, dtype=torch.int64))
+    with ThreadPoolExecutor(threads) as pool:  # the kernels and OpenCV release the interpreter lock
+        iou, peaks = zip(*pool.map(chunk_curves, range(0, len(values), _CHUNK)), strict=True)
+    return BoxCurves(torch.from_numpy(np.concatenate(iou)), torch.from_numpy(np.concatenate(peaks)))
 
 
-def quantise(maps: np.ndarray, normalisation: Normalisation = "minmax", side: int | None = SIDE) -> np.ndarray:
+def quantise(
+    maps: np.ndarray, normalisation: Normalisation = "minmax", side: int | None = SIDE, first: int = 0
+) -> np.ndarray:
     """Maps (n, h, w) → grey levels (n, side, side) uint8, truncated like the benchmark does."""
-    return np.stack([(one * 255).astype(np.uint8) for one in map_scores(maps, normalisation, side)])
+    return np.stack([(one * 255).astype(np.uint8) for one in map_scores(maps, normalisation, side, first)])
 
 
-def map_scores(maps: np.ndarray, normalisation: Normalisation = "minmax", side: int | None = SIDE) -> list[np.ndarray]:
-    """Enlarge (cubic, float64), then normalise to [0, 1]; constant, empty or NaN maps become zero.
+def map_scores(
+    maps: np.ndarray, normalisation: Normalisation = "minmax", side: int | None = SIDE, first: int = 0
+) -> list[np.ndarray]:
+    """Enlarge maps (n, h, w; cubic, float64), then normalise each to [0, 1]; constant or empty maps become zero.
 
-    Raises ValueError if `normalisation="none"` meets a value outside [0, 1].
+    Raises:
+        ValueError: NaN or infinity, or a value outside [0, 1] with `normalisation="none"`; the message counts maps
+            from `first`.
+
+    Example:
+        >>> map_scores(np.array([[[1.0, 3.0]], [[2.0, 2.0]]]), side=None)
+        [array([[0., 1.]]), array([[0., 0.]])]
     """
-    return [_score(np.asarray(one, dtype=np.float64), normalisation, side) for one in maps]
+    return [_score(np.asarray(one, dtype=np.float64), normalisation, side, first + i) for i, one in enumerate(maps)]
 
 
-def _score(cam: np.ndarray, normalisation: Normalisation, side: int | None) -> np.ndarray:
+def _score(cam: np.ndarray, normalisation: Normalisation, side: int | None, index: int) -> np.ndarray:
+    low, high = cam.min(), cam.max()  # NaN if any value is
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError(f"maps[{index}] holds NaN or infinity; check the network that made it for overflow")
     if side is not None and cam.shape != (side, side):
         cam = cv2.resize(cam, (side, side), interpolation=cv2.INTER_CUBIC)
-    low, high = cam.min(), cam.max()  # NaN if any value is
+        low, high = cam.min(), cam.max()
     if normalisation == "none":
         if not (low >= 0 and high <= 1):
-            raise ValueError(f"map values span [{low}, {high}], expected [0, 1] with normalisation='none'")
+            raise ValueError(f"maps[{index}] spans [{low}, {high}], expected [0, 1] with normalisation='none'")
         return cam
     if normalisation == "max":
         return np.maximum(cam, 0) / high if high > 0 else np.zeros_like(cam)
@@ -133,15 +152,18 @@ def _score(cam: np.ndarray, normalisation: Normalisation, side: int | None) -> n
 
 
 def scale_boxes(
-    boxes: np.ndarray,
-    size: tuple[int, int],
-    *,
-    side: int = SIDE,
-    convention: Convention = "benchmark",
+    boxes: np.ndarray, size: tuple[int, int], *, side: int = SIDE, convention: Convention = "benchmark"
 ) -> np.ndarray:
     """Boxes (k, 4) in pixels of an image of `size` (width, height) → pixels of the side x side map.
 
     The benchmark truncates to integers; the clean convention keeps fractions.
+
+    Raises:
+        ValueError: a width or height that is not positive.
+
+    Example:
+        >>> scale_boxes(np.array([[10, 20, 333, 499]]), (500, 500)).tolist()
+        [[4.0, 8.0, 149.0, 223.0]]
     """
     _check("convention", convention, get_args(Convention))
     width, height = size
@@ -165,24 +187,13 @@ def half_open_boxes(boxes: np.ndarray, index: int, excess: int) -> np.ndarray:
     return box
 
 
-def _checked_maps(maps: Tensor) -> np.ndarray:
-    if maps.ndim != 3 or 0 in maps.shape[1:]:
-        raise ValueError(f"maps has shape {tuple(maps.shape)}, expected (n, h, w)")
-    if torch.isinf(maps).any():
-        raise ValueError("maps holds infinite values; check the network that made them for overflow")
-    dense = maps.detach().cpu()
-    return (dense if dense.dtype in (torch.float32, torch.float64) else dense.float()).numpy()
-
-
 def _check(name: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed:
         raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(repr, allowed))}")
 
 
-# How the threshold τ of a localisation metric is chosen: stated, never implied.
-#
-# Published numbers differ by more in their τ policy than in their method (digest: EGA §5), so a policy is an
-# argument of every metric and the τ used is part of every result.
+# How the threshold τ of a localisation metric is chosen. Published numbers differ by more in their τ policy than in
+# their method, so a policy is an argument of every metric and the τ used is part of every result.
 
 THRESHOLDS = np.arange(0, 1, 0.001)
 """The benchmark's 1000 thresholds; they select at most 255 distinct masks of a map."""
@@ -190,7 +201,10 @@ THRESHOLDS = np.arange(0, 1, 0.001)
 
 @dataclass(frozen=True)
 class FixedThreshold:
-    """One τ in [0, 1), a fraction of the map's highest value; 0.2 is the CAM paper's (digest: EGA §5)."""
+    """One τ in [0, 1), a fraction of the map's highest value; 0.2 is the CAM paper's (Zhou et al. 2016, §3.2).
+
+    Raises ValueError for another value.
+    """
 
     value: float = 0.2
 
@@ -209,6 +223,7 @@ class ValidationThreshold:
     """The τ that is best, for the same metric, on another set of images.
 
     `correct` marks the images whose class is right; Top-1 and Top-5 Loc need it, the other metrics do not look at it.
+    Raises ValueError for no image, or another number of `correct`.
     """
 
     curves: BoxCurves
@@ -231,7 +246,7 @@ def levels_at(thresholds: np.ndarray, peak: int) -> np.ndarray:
 
 def iou_at(iou: Float[Tensor, "n 256"], peaks: Int[Tensor, " n"], threshold: float) -> Float[Tensor, " n"]:
     """Best IoU of each image at one τ."""
-    levels = torch.tensor([int(threshold * int(peak)) for peak in peaks], dtype=torch.int64)
+    levels = (threshold * peaks.double()).long()  # as `levels_at`, in float64
     return iou.gather(1, levels[:, None].to(iou.device))[:, 0]
 
 
@@ -245,8 +260,7 @@ def hit_counts(
     hits = (iou >= torch.tensor(min_iou, dtype=torch.float32)) & correct[:, None]
     total = np.zeros(len(THRESHOLDS), dtype=np.int64)
     for peak in torch.unique(peaks).tolist():
-        counts = hits[peaks == peak].sum(0).cpu().numpy()
-        total += counts[levels_at(THRESHOLDS, peak)]
+        total += hits[peaks == peak].sum(0).cpu().numpy()[levels_at(THRESHOLDS, peak)]
     return total
 
 
@@ -271,13 +285,15 @@ def choose_threshold(
     return float(THRESHOLDS[hit_counts(iou, peaks, correct, min_iou).argmax()])
 
 
-# Centre-Gaussian baseline: how well a map that never saw the image localises (digest: EGA §2).
-
-_GAUSSIANS_AT_ONCE = 2000
-
-
 def center_gaussian(side: int = SIDE, sigma: float = 56.0) -> Float[Tensor, "s s"]:
-    """A Gaussian of standard deviation `sigma` pixels around the centre of a side x side map."""
+    """exp(-r² / 2σ²) around the centre of a side x side map, r in pixels: a map that never saw the image.
+
+    As the benchmark's centre baseline. Raises ValueError for a side or sigma that is not positive.
+
+    Example:
+        >>> center_gaussian(3, sigma=1.0)[1].tolist() == [0.6065306597126334, 1.0, 0.6065306597126334]
+        True
+    """
     if side < 1 or sigma <= 0:
         raise ValueError(f"side is {side} and sigma {sigma}, expected both positive")
     offset = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
@@ -292,47 +308,15 @@ def center_gaussian_curves(
     sigma: float = 56.0,
     convention: Convention = "benchmark",
 ) -> BoxCurves:
-    """Curves of the baseline for images known only by size and true boxes.
+    """Curves of `center_gaussian` for images known only by size (width, height) and true boxes (k, 4) in their pixels.
 
-    `sizes` are (width, height); boxes (k, 4) are in image pixels. A Gaussian's masks are discs, so each level
-    has one box, the same for all images and all box rules. Narrow Gaussians lose accuracy to the 256 levels:
-    the benchmark's value needs sigma >= 56.
+    Narrow Gaussians lose accuracy to the 256 levels: the benchmark's value needs sigma >= 56.
+
+    Raises:
+        ValueError: another number of sizes than of images with boxes, or as `box_curves`.
     """
     if len(sizes) != len(boxes):
         raise ValueError(f"{len(sizes)} sizes for {len(boxes)} images with boxes; give one of each per image")
-    excess = int(convention == "benchmark")
-    truth = [
-        half_open_boxes(scale_boxes(box, size, convention=convention), i, excess)
-        for i, (box, size) in enumerate(zip(boxes, sizes, strict=True))
-    ]
-    levels = quantise(center_gaussian(sigma=sigma).numpy()[None])[0]
-    predicted = _level_boxes(levels, excess)
-    iou = np.zeros((len(truth), N_COLUMNS), dtype=np.float32)
-    for start in range(0, len(truth), _GAUSSIANS_AT_ONCE):
-        part = truth[start : start + _GAUSSIANS_AT_ONCE]
-        first = np.cumsum([0, *map(len, part)])[:-1]
-        iou[start : start + _GAUSSIANS_AT_ONCE] = np.maximum.reduceat(_iou(np.concatenate(part), predicted), first)
-    rules = torch.from_numpy(iou)[:, None].repeat(1, len(BOX_RULES), 1)
-    return BoxCurves(rules, torch.full((len(truth),), int(levels.max()), dtype=torch.int64))
-
-
-def _level_boxes(levels: np.ndarray, excess: int) -> np.ndarray:
-    """Half-open box of `{v > L}` for L = -1 … 255 (257, 4)."""
-    side = len(levels)
-    boxes = np.zeros((N_COLUMNS, 4))
-    for column in range(N_COLUMNS):
-        inside = np.flatnonzero((levels >= column).any(axis=0))
-        low, high = (inside[0], inside[-1] + 1) if len(inside) else (0, 0)
-        far = min(high + excess, side)
-        boxes[column] = low, low, far, far
-    return boxes
-
-
-def _iou(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """IoU (k, m) of half-open boxes; zero where both are empty."""
-    low = np.maximum(truth[:, None, :2], predicted[None, :, :2])
-    high = np.minimum(truth[:, None, 2:], predicted[None, :, 2:])
-    inter = np.maximum(high - low, 0).prod(axis=-1)
-    areas = [(box[:, 2:] - box[:, :2]).prod(axis=-1) for box in (truth, predicted)]
-    union = areas[0][:, None] + areas[1][None] - inter
-    return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+    scaled = [scale_boxes(box, size, convention=convention) for box, size in zip(boxes, sizes, strict=True)]
+    maps = center_gaussian(sigma=sigma).expand(len(scaled), -1, -1)
+    return box_curves(maps, scaled, convention=convention)

@@ -1,18 +1,19 @@
-"""Box localisation metrics on `box_curves`: MaxBoxAcc V1 and V2, GT-known, CorLoc, Top-1 and Top-5 Loc."""
+"""Localisation metrics: MaxBoxAcc V1 and V2, GT-known, CorLoc, Top-1 and Top-5 Loc on `box_curves`, and PxAP.
 
-from collections.abc import Callable, Sequence
+"Benchmark" is Choe et al., Evaluating weakly supervised object localization methods right, CVPR 2020.
+"""
+
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Integer
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.utilities import dim_zero_cat
-from torchvision.transforms.v2.functional import ten_crop
 
 from repro.metrics.boxes import (
     SIDE,
@@ -49,11 +50,19 @@ class LocalisationResult(NamedTuple):
 
 
 class BoxAccuracy(Metric):
-    """Share of images with a predicted box of IoU >= δ with a true box, averaged over the δ given.
+    """100 / (n |δ|) · Σ over images and δ of [best IoU at τ(δ) >= δ], in percent (0..100).
 
     `policy` chooses τ per δ; `rule` and `comparison` say which boxes a mask yields and whether pixels equal
     to the threshold belong to it. Shards of any size may be merged: states are concatenated. A process
     without images calls `update` with empty curves, so that its states have the right shape.
+
+    Raises:
+        ValueError: a δ outside (0, 1]; from `compute`: no image was seen.
+
+    Example:
+        >>> half = BoxCurves(torch.full((1, 3, 257), 0.5), torch.tensor([255]))
+        >>> metric = MaxBoxAccV2(); metric.update(half); round(metric.compute().value, 2)  # δ = 0.3 and 0.5 of three
+        66.67
     """
 
     full_state_update = False
@@ -117,21 +126,21 @@ class BoxAccuracy(Metric):
 
 
 class MaxBoxAcc(BoxAccuracy):
-    """MaxBoxAcc V1 of the benchmark: box of the largest contour, δ = 0.5, best τ of the evaluated images."""
+    """MaxBoxAcc V1 (benchmark, §3.3): box of the largest contour, δ = 0.5, best τ of the evaluated images; percent."""
 
     def __init__(self, policy: ThresholdPolicy | None = None, *, iou: float = 0.5) -> None:
         super().__init__(policy or OracleThreshold(), ious=(iou,), rule="largest")
 
 
 class MaxBoxAccV2(BoxAccuracy):
-    """MaxBoxAccV2 of the benchmark: boxes of all contours, mean over δ of the accuracy at its own best τ."""
+    """MaxBoxAccV2 (benchmark, §3.3): boxes of all contours, mean over δ of the accuracy at its own best τ; percent."""
 
     def __init__(self, policy: ThresholdPolicy | None = None, *, ious: tuple[float, ...] = (0.3, 0.5, 0.7)) -> None:
         super().__init__(policy or OracleThreshold(), ious=ious, rule="all")
 
 
 class GTKnownLoc(BoxAccuracy):
-    """Share of images whose box, from the map of the true class, has IoU >= δ (EGA §4.1 calls it CorLoc)."""
+    """Share of images, in percent, whose box from the true class's map has IoU >= δ (EGA §4.1 calls it CorLoc)."""
 
     def __init__(
         self,
@@ -172,7 +181,7 @@ class Top5Loc(Top1Loc):
     """As `Top1Loc`, with `correct` telling whether the true class is among the five most probable."""
 
 
-# Pixel average precision (PxAP) of localisation maps against masks with ignore regions (digest: EGA §1).
+# Pixel average precision (PxAP) of localisation maps against masks with ignore regions (benchmark, §3.3).
 
 FOREGROUND, BACKGROUND, IGNORE = 1, 0, 255
 
@@ -186,7 +195,7 @@ def pixel_histograms(
     """Per image, how many foreground and background pixels score in each of the benchmark's 1002 bins.
 
     Maps are enlarged to the masks' side and normalised like for boxes; mask values are 1, 0 and 255
-    (ignored). Raises ValueError for other mask values, sizes that do not match and scores outside [0, 1].
+    (ignored). Raises ValueError for other mask values, sizes that do not match and maps that `map_scores` refuses.
     """
     if masks.ndim != 3 or masks.shape[1] != masks.shape[2] or len(maps) != len(masks):
         raise ValueError(f"masks has shape {tuple(masks.shape)}, expected ({len(maps)}, side, side)")
@@ -204,9 +213,14 @@ def pixel_histograms(
 
 
 def average_precision(histograms: Integer[Tensor, "2 1002"]) -> float:
-    """Area under the precision–recall steps in percent, Σ precision · Δrecall from the highest score down.
+    """100 Σ precision · Δrecall from the highest score down: area under the precision–recall steps, in percent.
 
     Raises ValueError without foreground pixels, for which recall is undefined.
+
+    Example:
+        >>> counts = torch.zeros(2, 1002, dtype=torch.int64); counts[0, [900, 700]] = 1; counts[1, 800] = 1
+        >>> round(average_precision(counts), 2)  # 1/2 · 1 + 1/2 · 2/3
+        83.33
     """
     true, false = histograms.cpu().numpy()[:, ::-1].cumsum(axis=1).astype(np.float64)
     if true[-1] == 0:
@@ -219,7 +233,12 @@ def average_precision(histograms: Integer[Tensor, "2 1002"]) -> float:
 def combine_masks(instances: Sequence[np.ndarray], ignore: np.ndarray | None, side: int = SIDE) -> Tensor:
     """One mask (side, side) of 1, 0 and 255 from instance masks and an ignore region of any sizes.
 
-    Each is resized to the nearest pixel and cut at 0.5; the foreground wins over the ignore region.
+    Each is resized to the nearest pixel and cut at 0.5; the foreground wins over the ignore region. Raises ValueError
+    without an instance.
+
+    Example:
+        >>> combine_masks([np.eye(2)], np.ones((2, 2)), side=2).tolist()
+        [[1, 255], [255, 1]]
     """
     if not instances:
         raise ValueError("instances is empty, expected at least one mask")
@@ -236,9 +255,14 @@ def _nearest(mask: np.ndarray, side: int) -> np.ndarray:
 
 
 class PxAP(Metric):
-    """PxAP pooled over all pixels of all images, in percent.
+    """`average_precision` over the pixels of all images, in percent (benchmark, §3.3).
 
-    `correct_only` counts correctly classified images alone: what EGA's released script does (digest: EGA §0).
+    `correct_only` counts correctly classified images alone: what EGA's released script does.
+
+    Example:
+        >>> metric = PxAP(); metric.update(torch.eye(2)[None], torch.eye(2, dtype=torch.int64)[None])
+        >>> float(metric.compute())
+        100.0
     """
 
     full_state_update = False
@@ -267,49 +291,3 @@ class PxAP(Metric):
     def compute(self) -> Float[Tensor, ""]:
         """Percent, in [0, 100]; ValueError if no foreground pixel was seen."""
         return torch.tensor(average_precision(self.histograms), dtype=torch.float64)
-
-
-# Ten-crop classification and class errors of the localisation tables.
-
-
-def ten_crop_scores(
-    classify: Callable[[Float[Tensor, "m 3 s s"]], Float[Tensor, "m classes"]],
-    images: Float[Tensor, "n 3 h w"],
-    *,
-    size: int = 224,
-    average: Literal["probability", "logit"] = "probability",
-) -> Float[Tensor, "n classes"]:
-    """Class scores averaged over four corner crops, the centre crop and their mirror images.
-
-    `classify` maps image batches to logits. EGA, ACoL and DANet squash images to 256 x 256, crop 224 and
-    average softmax outputs (digest: EGA §5). Raises ValueError if the images are smaller than the crop.
-    """
-    if min(images.shape[-2:]) < size:
-        raise ValueError(f"images are {tuple(images.shape[-2:])} pixels, expected at least {size} x {size}")
-    if average not in ("probability", "logit"):
-        raise ValueError(f"average is {average!r}, expected 'probability' or 'logit'")
-    total: Tensor | None = None
-    for crop in ten_crop(images, [size, size]):
-        logits = classify(crop)
-        scores = logits.softmax(dim=1) if average == "probability" else logits
-        total = scores if total is None else total + scores
-    assert total is not None
-    return total / 10
-
-
-def top_k_correct(scores: Float[Tensor, "n classes"], target: Int[Tensor, " n"], k: int = 1) -> Bool[Tensor, " n"]:
-    """Whether the true class is among the k best; what `Top1Loc` and `Top5Loc` take."""
-    if not 1 <= k <= scores.shape[1]:
-        raise ValueError(f"k is {k}, expected 1 … {scores.shape[1]} (the number of classes)")
-    return (scores.topk(k, dim=1).indices == target[:, None]).any(dim=1)
-
-
-class ClassificationError(MulticlassAccuracy):
-    """Top-k error over all images in percent: 100 · (1 - accuracy)."""
-
-    def __init__(self, num_classes: int, top_k: int = 1) -> None:
-        super().__init__(num_classes, top_k=top_k, average="micro")
-
-    def compute(self) -> Float[Tensor, ""]:
-        """Percent, in [0, 100]."""
-        return 100 * (1 - super().compute())

@@ -24,6 +24,7 @@ from repro.metrics.boxes import (
     center_gaussian_curves,
     scale_boxes,
 )
+from repro.metrics.classification import top_k_correct
 from repro.metrics.localisation import (
     BoxAccuracy,
     GTKnownLoc,
@@ -32,7 +33,6 @@ from repro.metrics.localisation import (
     average_precision,
     combine_masks,
     pixel_histograms,
-    top_k_correct,
 )
 from repro.training.run_store import RunResult
 from repro.vocabulary import ThresholdName

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from repro.data.images import ImageSet, Normalisation
 from repro.losses.attack import AttackSettings, pgd_attack
 from repro.losses.cam import EntropyForm, Reduction, cam_entropy, ega_loss
-from repro.metrics.localisation import ten_crop_scores
+from repro.metrics.classification import ten_crop_scores
 from repro.models.cam_network import CAMNetwork, CAMOutput
 from repro.models.dual_batch_norm import has_dual_batch_norm, route_batch_norm, to_dual_batch_norm, to_global_batch_norm
 from repro.training.batches import Batch, Batches, StepRandom, TrainingSettings, normalised, resized
