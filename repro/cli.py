@@ -338,11 +338,21 @@ def data_prepare(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="data sets")],
     source: Annotated[Path | None, typer.Option("--from", help="folder that holds the archives, at any depth")] = None,
 ) -> None:
-    """Unpack and verify data sets below REPRO_DATA, from a folder of archives or by torchvision's download."""
+    """Unpack and verify data sets and what they need below REPRO_DATA, from a folder of archives or by download."""
     from repro.data.preparation import prepare
 
+    results = []
     for name in names:
-        console.print(str(prepare(name, source)), markup=False)
+        with console.status(name) as status:
+            results.append(
+                prepare(name, source, progress=lambda what, done, total: status.update(_share(what, done, total)))
+            )
+        console.print(str(results[-1]), markup=False)
+    raise typer.Exit(0 if all(result.ok for result in results) else 1)
+
+
+def _share(what: str, done: int, total: int) -> str:
+    return f"{what}: {done / total:.0%}" if total else what
 
 
 @app.command()

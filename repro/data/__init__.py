@@ -1,16 +1,10 @@
 """Data sets: registry, embedded sets, preparation from archives, integrity."""
 
+from repro.data.archives import DamagedArchiveError, UnsafeArchiveError
 from repro.data.images import BadImage, ImageSet, UnreadableImageError, label_map, read_image
 from repro.data.listing import DamagedFileError, DamagedImageError, UnknownSplitError
 from repro.data.load import MissingDataError, data_path, load_dataset
-from repro.data.preparation import (
-    CheckResult,
-    DamagedArchiveError,
-    PrepareError,
-    UnsafeArchiveError,
-    check,
-    prepare,
-)
+from repro.data.preparation import CheckResult, PrepareError, check, prepare
 from repro.data.registry import ENTRIES, DatasetEntry, UnknownDatasetError, describe
 from repro.data.scenes import load_scenes
 from repro.data.wsol_metadata import WsolMetadata, read_wsol_metadata

@@ -3,149 +3,20 @@
 import errno
 import hashlib
 import shutil
-import stat
 import sys
-import tarfile
 import tempfile
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from http.client import HTTPException
-from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple, Protocol, runtime_checkable
+from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from repro.data.archives import FileRecord, Progress, unpack, write_stream
 from repro.data.registry import ENTRIES, Archive, DatasetEntry, find_entry
 from repro.files import file_hash, write_text
 from repro.project import UserError, data_root
-
-# Safe unpacking: plain files and folders only, inside the target, whole or not at all.
-
-Progress = Callable[[str, int, int], None]
-"""`(what, bytes done, bytes in all)`, called after every file."""
-
-_CHUNK = 1 << 20
-_TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
-
-
-class UnsafeArchiveError(UserError):
-    """An archive holds a member that could write outside its folder or is not a plain file."""
-
-
-class DamagedArchiveError(UserError):
-    """An archive cannot be read to its end."""
-
-
-@runtime_checkable
-class Readable(Protocol):
-    """A byte stream; tar members are read through a class of their own."""
-
-    def read(self, size: int, /) -> bytes:
-        """Up to `size` bytes, none at the end."""
-        ...
-
-
-class FileRecord(NamedTuple):
-    """One line of a data folder's `MANIFEST.tsv`."""
-
-    path: str
-    size: int
-    sha256: str
-
-
-def is_archive(name: str) -> bool:
-    """Whether `unpack` knows this kind of file (tar, compressed tar, zip)."""
-    return name.endswith((*_TAR_SUFFIXES, ".zip"))
-
-
-def unpack(archive: Path, target: Path, only: str = "*", progress: Progress | None = None) -> list[FileRecord]:
-    """Unpack tar or zip `archive` below the folder `target`; members not matching the glob `only` are left out.
-
-    Returns:
-        path (relative to `target`), size and SHA-256 of every file written.
-
-    Raises:
-        UnsafeArchiveError: a member's path is absolute or climbs with `..`, or it is a link or a device. Files
-            before it may have been written: unpack into a folder that is thrown away on failure.
-        DamagedArchiveError: the archive is truncated or not an archive.
-        OSError: reading or writing fails, e.g. because the disk is full.
-    """
-    open_members = _zip_members if archive.name.endswith(".zip") else _tar_members
-    size, records = archive.stat().st_size, []
-    try:
-        with archive.open("rb") as raw, open_members(raw, archive) as members:
-            for name, stream in members:
-                relative = _safe_path(name, archive)
-                if stream is None or not fnmatch(str(relative), only):
-                    continue
-                records.append(write_stream(stream, target, str(relative)))
-                if progress is not None:
-                    progress(archive.name, raw.tell(), size)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-        raise DamagedArchiveError(f"{archive.name} is damaged: {error}; fetch it again") from error
-    return records
-
-
-def write_stream(stream: Readable, target: Path, relative: str) -> FileRecord:
-    """Copy `stream` to `target/relative`, hashing on the way.
-
-    Raises:
-        FileExistsError: the file was already written (an archive that names a member twice).
-    """
-    destination = target / relative
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    digest, size = hashlib.sha256(), 0
-    with destination.open("xb") as out:
-        while chunk := stream.read(_CHUNK):
-            out.write(chunk)
-            digest.update(chunk)
-            size += len(chunk)
-    return FileRecord(relative, size, digest.hexdigest())
-
-
-def _safe_path(name: str, archive: Path) -> PurePosixPath:
-    """The member's path, if it stays inside the target whatever the platform makes of it."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or ":" in name.split("/")[0]:
-        raise UnsafeArchiveError(f"{archive.name} holds {name!r}, which leads outside its folder: refused")
-    return path
-
-
-Members = Iterator[tuple[str, Readable | None]]
-"""`(name, content)`; the content of a folder is None."""
-
-
-@contextmanager
-def _tar_members(raw: IO[bytes], archive: Path) -> Iterator[Members]:
-    def members() -> Members:
-        for member in tar:
-            if not (member.isreg() or member.isdir()):
-                raise UnsafeArchiveError(f"{archive.name} holds {member.name!r}, a link or device: refused")
-            yield member.name, tar.extractfile(member)
-
-    with tarfile.open(fileobj=raw, mode="r:*") as tar:
-        yield members()
-
-
-@contextmanager
-def _zip_members(raw: IO[bytes], archive: Path) -> Iterator[Members]:
-    def members() -> Members:
-        for info in bundle.infolist():
-            kind = stat.S_IFMT(info.external_attr >> 16)
-            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise UnsafeArchiveError(f"{archive.name} holds {info.filename!r}, a link or device: refused")
-            if info.is_dir():
-                yield info.filename, None
-                continue
-            with bundle.open(info) as stream:
-                yield info.filename, stream
-
-    with zipfile.ZipFile(raw) as bundle:
-        yield members()
-
 
 MANIFEST = "MANIFEST.tsv"
 
@@ -209,7 +80,8 @@ def prepare(
 
     Without `source` the archives are downloaded where the publisher allows that without a form. Archives are
     verified against their checksum and unpacked into a temporary folder beside the target, which is renamed once its
-    contents are complete: the data set is there as a whole or not at all. Already complete: nothing is done.
+    contents are complete: the data set is there as a whole or not at all. Already complete: nothing is done. Data sets
+    that this one needs are prepared first.
 
     Raises:
         UnknownDatasetError: no such data set.
@@ -218,6 +90,12 @@ def prepare(
         UnsafeArchiveError, DamagedArchiveError: see `archives.unpack`.
     """
     entry, root = find_entry(name), root or data_root()
+    for needed in entry.needs:
+        if not check(needed, root, hashes=False).ok:
+            try:
+                prepare(needed, source, root, progress)
+            except PrepareError as error:
+                raise PrepareError(f"{name!r} needs {needed!r} first: {error}") from error
     present = check(name, root)
     if present.ok or not entry.editions:
         return present
@@ -237,12 +115,19 @@ def prepare(
 
 
 def read_manifest(folder: Path) -> list[FileRecord]:
-    """The files `prepare` wrote into `folder`; empty where it was filled by hand."""
+    """The files `prepare` wrote into `folder`; empty where it was filled by hand.
+
+    Raises:
+        PrepareError: the manifest itself is damaged.
+    """
     path = folder / MANIFEST
     if not path.exists():
         return []
-    rows = (line.split("\t") for line in path.read_text(encoding="utf-8").splitlines())
-    return [FileRecord(name, int(size), digest) for name, size, digest in rows]
+    try:
+        rows = (line.split("\t") for line in path.read_text(encoding="utf-8").splitlines())
+        return [FileRecord(name, int(size), digest) for name, size, digest in rows]
+    except ValueError as error:
+        raise PrepareError(f"{MANIFEST}: {error}; remove the folder and prepare it again") from error
 
 
 def _check_folder(entry: DatasetEntry, folder: Path, hashes: bool) -> tuple[list[str], list[str], int]:
@@ -256,7 +141,12 @@ def _check_folder(entry: DatasetEntry, folder: Path, hashes: bool) -> tuple[list
         files += found
         if found not in counts:
             missing.append(f"{pattern}: {found:,} files, expected {words}")
-    for record in read_manifest(folder):
+    records = []
+    try:
+        records = read_manifest(folder)
+    except PrepareError as error:
+        damaged.append(str(error))
+    for record in records:
         path = folder / record.path
         if not path.is_file():
             missing.append(record.path)
@@ -288,8 +178,8 @@ def _fill(entry: DatasetEntry, source: Path | None, staging: Path, progress: Pro
     paths = _download(entry, staging / ".download", progress) if source is None else _find_archives(entry, source)
     for archive, path in paths:
         target = staging / archive.into
-        if is_archive(archive.file):
-            written = unpack(path, target, archive.only, progress)
+        if archive.at_most is not None:
+            written = unpack(path, target, (archive.at_most[0], archive.at_most[1]), archive.only, progress=progress)
         else:
             with path.open("rb") as stream:
                 written = [write_stream(stream, target, archive.file)]
