@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import NonNegativeFloat, PositiveInt
+
 Preset = Literal["smoke", "quick", "paper"]
 """Set of parameter values: plumbing in seconds, real but small data, or the paper's own."""
 
@@ -92,3 +94,48 @@ DFGMethod = Literal[
     "original", "fine_tuning", "delta", "difa_cmwgan", "dfg", "reweighting", "class_balanced", "whole_transfer"
 ]
 """Methods of DFG's Table 2, then our controls."""
+
+# What a parameters cell may be annotated with. Papermill reads one word, with brackets, and no `|` or quotes: hence a
+# name for each choice and for each "or none".
+
+OptionalPositiveInt = PositiveInt | None
+OptionalNonNegativeFloat = NonNegativeFloat | None
+OptionalStr = str | None
+OptionalDataset = DatasetName | None
+OptionalCAMNetwork = CAMNetworkName | None
+
+Numbers = dict[str, int | float]
+"""Fields of a settings object by name."""
+
+ExplainedClass = Literal["predicted", "label"]
+"""Class whose map is made (reading `scorecampp.target`)."""
+
+ScoreSpace = Literal["probability", "logit"]
+"""Scale on which faithfulness is measured."""
+
+MaskPrecision = Literal["float32", "bfloat16"]
+"""Of Score-CAM's masked passes."""
+
+TrainingPrecision = Literal["32-true", "bf16-mixed"]
+"""Of EGA's trainings, as Lightning Fabric names it."""
+
+BatchNormKind = Literal["dual", "shared"]
+"""Whether clean and adversarial examples have batch norms of their own."""
+
+ClassCrops = Literal["ten", "one"]
+"""Crops over which the class is averaged."""
+
+OnBadImage = Literal["stop", "skip"]
+"""Damaged images stop the run, or are left out and counted."""
+
+ReadingSet = Literal["paper", "released"]
+"""The text, or what the released code does."""
+
+DFGFeatureFigure = Literal["svhn", "stl10"]
+"""Panels of DFG's Fig. 2."""
+
+DFGMapFigure = Literal["caltech256", "food101"]
+"""Data sets of DFG's Figs. 3 and 4."""
+
+PrintedNetwork = Literal["resnet18", "vgg19"]
+"""Networks of ScoreCAM++'s tables."""

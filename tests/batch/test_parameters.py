@@ -3,16 +3,18 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import papermill
 import pytest
 import yaml
 from typer.testing import CliRunner
 
-from repro.catalogue import Table
+from repro.catalogue import Table, all_tables
 from repro.cli import app
-from repro.parameters import parse_assignment, parse_parameters, preset_values
+from repro.parameters import parse_assignments, parse_parameters, preset_values, read_parameters, strict_yaml
 from repro.project import UserError
+from repro.report.experiment import Experiment
 
-GOOD = {"preset": "quick", "images": 50, "rate": 0.1, "method": "scorecam", "seeds": [0, 1]}
+GOOD = {"preset": "quick", "images": 50, "rate": 0.1, "method": "label", "seeds": [0, 1]}
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def write(root: Path, values: object) -> None:
 
 
 def test_smoke_is_the_notebook_itself(table: Table) -> None:
-    expected = {"preset": "smoke", "images": 4, "rate": 0.5, "method": "gradcam", "seeds": [0]}
+    expected = {"preset": "smoke", "images": 4, "rate": 0.5, "method": "predicted", "seeds": [0]}
     assert preset_values(table, "smoke") == expected
 
 
@@ -45,9 +47,9 @@ def test_a_preset_is_read_and_overridden(table: Table) -> None:
         ({"images": 0}, "'images' = 0: expected PositiveInt"),
         ({"images": True}, "'images' = True: expected PositiveInt"),
         ({"images": "fifty"}, "'images' = 'fifty': expected PositiveInt"),
-        ({"rate": "1e-4"}, "YAML reads this as text"),
-        ({"method": "scorcam"}, "did you mean 'scorecam'?"),
-        ({"method": "zzz"}, "allowed: gradcam, scorecam"),
+        ({"rate": "0.1"}, "in quotes it is text"),
+        ({"method": "predict"}, "did you mean 'predicted'?"),
+        ({"method": "zzz"}, "allowed: predicted, label"),
         ({"seeds": [0, "one"]}, "'seeds'"),
     ],
 )
@@ -80,11 +82,73 @@ def test_a_parameters_cell_holds_typed_literals_only(line: str) -> None:
         parse_parameters(line)
 
 
+@pytest.mark.parametrize("table", all_tables(), ids=lambda table: table.id)
+def test_papermill_sees_every_parameter(table: Table) -> None:
+    seen = papermill.inspect_notebook(str(table.notebook))
+    assert {p.name: p.annotation for p in read_parameters(table)} == {
+        name: found["inferred_type_name"] for name, found in seen.items()
+    }
+
+
+def test_a_name_that_papermill_injects_must_be_declared(table: Table) -> None:
+    values: dict[str, object] = {parameter.name: parameter.default for parameter in read_parameters(table)}
+    namespace = values | {"In": ["", "imagess = 3", "# Parameters\nimagess = 2\nseeds = [1]\n"], "imagess": 2}
+    with pytest.raises(UserError, match="unknown parameter 'imagess': did you mean 'images'"):
+        Experiment.open(table.id, namespace)
+    assert Experiment.open(table.id, values | {"In": ["imagess = 3", "# Parameters\nimages = 2"]}).preset == "smoke"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1:30", "1:30"), ("010", 10), ("1_000", "1_000"), ("yes", "yes"), ("1e-4", 1e-4), ("2026-01-01", "2026-01-01"),
+     ("0x10", 16), ("~", None), ("True", True), ("<<", "<<")],
+)  # fmt: skip
+def test_yaml_is_version_1_2(text: str, value: object) -> None:
+    found = strict_yaml(text)
+    assert found == value and type(found) is type(value)
+
+
+LAUGHS = "\n".join(["a0: &a0 [lol, lol]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30))])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("images: 1\nimages: 2", "a key occurs twice"),
+        (LAUGHS, "aliases"),
+        ("images: " + "[" * 50_000, "nested too deeply"),
+        ("images: " + "9" * 5000, "not valid YAML"),
+        ("a: " + "x" * 2**20, "larger than"),
+        ("images: 1" + "0" * 30, "is larger than 1e+12"),
+        ("x" * 900 + ": 1", "unknown parameter 'xxx"),
+    ],
+)
+def test_hostile_files_get_a_short_message(table: Table, tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "params" / "quick" / "ega" / "table1.yaml").write_text(text)
+    with pytest.raises(UserError) as refused:
+        preset_values(table, "quick")
+    assert message in str(refused.value) and len(str(refused.value)) < 3000
+
+
+def test_a_folder_in_place_of_a_file(table: Table, tmp_path: Path) -> None:
+    path = tmp_path / "params" / "quick" / "ega" / "table1.yaml"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        preset_values(table, "quick")
+
+
+def test_a_file_names_the_preset_of_its_folder(table: Table, tmp_path: Path) -> None:
+    write(tmp_path, GOOD | {"preset": "paper"})
+    with pytest.raises(UserError, match="preset = 'paper', expected 'quick'"):
+        preset_values(table, "quick")
+
+
 @pytest.mark.parametrize("text", ["images", "=3", "images=[1"])
 def test_assignments_of_the_command_line(text: str) -> None:
     with pytest.raises(UserError, match="--set"):
-        parse_assignment(text)
-    assert parse_assignment("seeds=[0, 1]") == ("seeds", [0, 1])
+        parse_assignments([text])
+    assert parse_assignments(["seeds=[0, 1]"]) == {"seeds": [0, 1]}
 
 
 @pytest.mark.parametrize(
