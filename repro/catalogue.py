@@ -7,19 +7,36 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from repro.project import UserError, project_root, reports_root
 from repro.vocabulary import Preset
 
+Choice = TypeVar("Choice", bound=str)
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 PAPERS = ("scorecampp", "ega", "dfg")
+TRIALS = "trial"
+"""Folder below `reports/` of runs whose parameters are not exactly a preset's."""
 
 
 def nearest(given: str, allowed: Sequence[str]) -> str:
     """A hint naming the closest allowed value, or all of them where none is close."""
     close = difflib.get_close_matches(given, allowed, n=1, cutoff=0.5)
     return f"did you mean '{close[0]}'?" if close else f"allowed: {', '.join(allowed) or 'nothing'}"
+
+
+def one_of(what: str, given: str, allowed: Sequence[Choice]) -> Choice:
+    """`given`, where it is allowed.
+
+    Raises:
+        UserError: it is not; the message gives the nearest one and all of them.
+    """
+    for choice in allowed:
+        if choice == given:
+            return choice
+    hint = nearest(given, allowed)
+    every = f" (allowed: {', '.join(allowed)})" if "did you mean" in hint else ""
+    raise UserError(f"{what} {given[:80]}: {hint}{every}")
 
 
 @dataclass(frozen=True)
@@ -75,9 +92,9 @@ class Table:
         """The YAML file of a preset; None for smoke, whose values are the notebook's own defaults."""
         return None if preset == "smoke" else project_root() / "params" / preset / f"{self.id}.yaml"
 
-    def report(self, preset: Preset) -> Path:
-        """Folder of the executed notebook, HTML, figures and record."""
-        return reports_root() / preset / self.id
+    def report(self, preset: Preset, trial: bool = False) -> Path:
+        """Folder of the executed notebook, HTML, figures and record; a trial's lies apart."""
+        return reports_root() / (TRIALS if trial else "") / preset / self.id
 
     def read(self) -> Notebook:
         """Title and cells of the committed notebook.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -14,9 +16,9 @@ import typer
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from repro.catalogue import PRESETS, Preset, Table, all_tables, nearest, select
+from repro.catalogue import PRESETS, Preset, Table, all_tables, nearest, one_of, select
 from repro.evidence.record import Plan, Prediction
-from repro.project import UserError, code_root
+from repro.project import UserError, code_root, reports_root
 from repro.stored_runs import collect_garbage, find_run, remove_run, stored_runs
 
 # `repro plan`: predicted cost of tables on the device at hand.
@@ -195,10 +197,9 @@ def train_dfg_tables(
 
 
 def _values(id: str, preset: str, assignments: list[str] | None) -> dict[str, Any]:
-    from repro.parameters import parse_assignment, preset_values
+    from repro.parameters import parse_assignments, preset_values
 
-    overrides: dict[str, Any] = dict(parse_assignment(text) for text in assignments or [])
-    return preset_values(Table(id), _preset(preset), overrides)
+    return preset_values(Table(id), _preset(preset), parse_assignments(assignments or []))
 
 
 def _launched() -> bool:
@@ -223,33 +224,36 @@ console = Console(highlight=False, soft_wrap=True)
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="tables (ega/table1_cub) or papers (ega)")]
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="data sets, see `repro data list`")]
 Where = Literal["here", "snakemake", "slurm"]
+_EXECUTORS: tuple[Where, ...] = get_args(Where)
 PresetOption = Annotated[str, typer.Option("--preset", "-p", help="smoke, quick or paper")]
 
 
 def _preset(given: str) -> Preset:
-    for preset in PRESETS:
-        if preset == given:
-            return preset
-    raise UserError(f"--preset {given}: {nearest(given, PRESETS)} (allowed: {', '.join(PRESETS)})")
-
-
-def _executor(given: str) -> Where:
-    allowed: tuple[Where, ...] = get_args(Where)
-    for where in allowed:
-        if where == given:
-            return where
-    raise UserError(f"--executor {given}: {nearest(given, allowed)} (allowed: {', '.join(allowed)})")
+    return one_of("--preset", given, PRESETS)
 
 
 @app.command("list")
 def list_tables() -> None:
     """List every table and figure with its presets and the state of its record."""
-    from repro.evidence.record import record_of
+    from repro.evidence.record import read_records
 
+    kept = {preset: read_records(reports_root() / preset) for preset in PRESETS}
     for table in all_tables():
-        found = [preset for preset in PRESETS if record_of(table, preset)]
+        found = [preset for preset, (records, _) in kept.items() if table.id in records]
         state = "record: " + ", ".join(found) if found else "no record yet"
-        console.print(f"{table.id:40} {table.title}  [dim]({state})[/dim]", markup=True)
+        console.print(f"{table.id:40} {table.title}  ({state})", markup=False)
+    _warn_of_left_out({f"{preset}/{id}": text for preset, (_, bad) in kept.items() for id, text in bad.items()})
+
+
+def _data_sets() -> list[dict[str, str]]:
+    from repro.data.registry import describe  # loads torch
+
+    return describe()
+
+
+def _warn_of_left_out(problems: Mapping[str, str]) -> None:
+    for place, problem in problems.items():
+        console.print(f"left out: reports/{place}/result.json: {problem}", markup=False)
 
 
 @app.command()
@@ -270,10 +274,10 @@ def run(
     """
     from repro.batch.cluster import run_on_cluster
     from repro.batch.runner import make_jobs, run_and_report
-    from repro.parameters import parse_assignment
+    from repro.parameters import parse_assignments
 
-    overrides: dict[str, Any] = dict(parse_assignment(text) for text in set_ or [])
-    chosen, where = _preset(preset), _executor(executor)
+    overrides = parse_assignments(set_ or [])
+    chosen, where = _preset(preset), one_of("--executor", executor, _EXECUTORS)
     if where == "here" and (dry_run or profile):
         raise UserError("--dry-run and --profile belong to --executor snakemake or slurm")
     todo = make_jobs(select(ids or []), chosen, overrides, force)
@@ -298,10 +302,9 @@ def plan(
     Needs no data and spends nothing: stand-in images, random weights. `repro run` puts the prediction into the record
     beside what the run took.
     """
-    from repro.parameters import parse_assignment
+    from repro.parameters import parse_assignments
 
-    overrides: dict[str, Any] = dict(parse_assignment(text) for text in set_ or [])
-    show_plan(select(ids or []), _preset(preset), overrides, steps, as_json)
+    show_plan(select(ids or []), _preset(preset), parse_assignments(set_ or []), steps, as_json)
 
 
 data_app = typer.Typer(help="Data sets: what there is, whether it is complete, how to get it.", no_args_is_help=True)
@@ -377,17 +380,15 @@ def verdicts(
 def report(preset: PresetOption = "smoke") -> None:
     """Rebuild HTML and dashboard from notebooks and records; quick and paper also RESULTS.md and the README's tables.
 
-    Nothing is run.
+    Nothing is run, and only files that differ are written, all of them or none.
     """
-    from repro.batch.runner import rebuild_report
+    from repro.batch.runner import DASHBOARD, rebuild_report
+    from repro.evidence.record import read_records
 
-    chosen = _preset(preset)
-    console.print(f"dashboard: {rebuild_report(chosen)}")
-    if chosen != "smoke":
-        from repro.data.registry import describe
-        from repro.report.readme import update_readme
-
-        console.print(f"tables of {update_readme(describe())} rebuilt", markup=False)
+    folder = reports_root() / _preset(preset)
+    written = rebuild_report(_preset(preset), _data_sets)
+    _warn_of_left_out({f"{preset}/{id}": problem for id, problem in read_records(folder)[1].items()})
+    console.print(f"dashboard: {folder / DASHBOARD} ({len(written)} files written)", markup=False)
 
 
 @app.command()
@@ -413,6 +414,9 @@ def bench(
 
 def main() -> None:
     """Run the command; mistakes of the user become one message and status 2, a full or closed disk one and status 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal of ASCII shows escapes, not a traceback
     try:
         app()
     except UserError as error:

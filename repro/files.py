@@ -7,8 +7,8 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,23 @@ def write_text(target: Path, text: str) -> None:
     """Write `text` (UTF-8) atomically."""
     with atomic_path(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_changed(texts: Mapping[Path, str]) -> list[Path]:
+    """Write those texts that differ from their files and return their paths; where one fails, none is written."""
+    changed = [path for path, text in texts.items() if not path.is_file() or path.read_bytes() != text.encode()]
+    with ExitStack() as stack:
+        for path in changed:
+            with stack.enter_context(atomic_path(path)).open("wb") as stream:
+                stream.write(texts[path].encode())
+                os.fsync(stream.fileno())  # so that the renames follow each other at once
+    return changed
+
+
+def write_bytes(target: Path, content: bytes) -> None:
+    """Write `content` atomically."""
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_json(target: Path, value: Any) -> None:

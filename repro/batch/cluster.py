@@ -19,7 +19,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 from rich.console import Console
 
-from repro.batch.runner import Job, rebuild_page
+from repro.batch.runner import Job
 from repro.catalogue import Preset, Table
 from repro.files import write_json
 from repro.parameters import read_yaml
@@ -87,6 +87,9 @@ def run_on_cluster(
     if not waiting:
         console.print(f"nothing to do: all {len(jobs)} records are current (use --force to run again)")
         return 0
+    roots = {job.folder.parents[2] for job in waiting}
+    if len(roots) > 1:
+        raise UserError("these values are some tables' preset and other tables' trial; run the two apart")
     folder = reports_root() / preset / ".workflow"
     write_json(folder / "config.json", _configuration(waiting, preset, assignments))
     command = _snakemake(folder, executor, profile, jobs_at_once) + (["--dry-run"] if dry_run else [])
@@ -97,10 +100,9 @@ def run_on_cluster(
     if dry_run:
         return 1 if code else 0
     # One judge: the records, not the scheduler's exit status.
-    missing = [job.table for job in waiting if not job.is_current()]
-    for table in missing:
-        rebuild_page(table, preset)  # Snakemake deletes the page of a failed job, which tells what went wrong
-        console.print(f"failed: {table.id}: see {table.report(preset) / 'index.html'}", markup=False)
+    missing = [job for job in waiting if not job.is_current()]
+    for job in missing:
+        console.print(f"failed: {job.table.id}: see {job.page}", markup=False)
     from repro.report.pages import write_dashboard
 
     dashboard = write_dashboard(preset)
@@ -121,7 +123,7 @@ def _configuration(jobs: Sequence[Job], preset: Preset, assignments: Sequence[st
     options = ["--preset", preset, *(f"--set={text}" for text in assignments)]
     return {
         "preset": preset,
-        "reports": str(reports_root()),
+        "reports": str(jobs[0].folder.parents[2]),
         "command": shlex.join([sys.executable, "-m", "repro.cli"]),
         "options": shlex.join(options),
         "force": "--force" if jobs[0].force else "",

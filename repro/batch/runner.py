@@ -2,42 +2,67 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Literal, Self
 
 import psutil
 from rich.console import Console
 
-from repro.catalogue import Preset, Table, all_tables
+from repro.catalogue import Preset, Table
 from repro.evidence.provenance import inputs_hash
-from repro.evidence.record import Attempt, load_attempt, record_of
+from repro.evidence.record import ATTEMPT_FOLDER, LOCK_NAME, InvalidRecord, Record, load_attempt, load_record
 from repro.execution import THREADS
-from repro.files import atomic_path
-from repro.parameters import parameters_hash, preset_values
-from repro.project import UserError, code_root, reports_root
+from repro.files import content_hash, file_hash, is_locked, read_json, write_changed, write_json
+from repro.parameters import is_trial, parameters_hash, preset_values
+from repro.project import UserError, code_root, project_root, reports_root
 
-# A notebook with its checked parameters, ready to be executed.
+PAGE = "index.html"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One notebook under one preset."""
+    """One notebook with its checked parameters."""
 
     table: Table
-    preset: Preset
     parameters: dict[str, Any]
     force: bool = False
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def preset(self) -> Preset:
+        """The preset that the parameters name."""
+        preset: Preset = self.parameters["preset"]
+        return preset
+
+    @cached_property
+    def trial(self) -> bool:
+        """Whether the parameters are anything but exactly that preset's."""
+        return is_trial(self.table, self.parameters)
+
+    @property
+    def folder(self) -> Path:
+        """Where record, page and executed notebook go."""
+        return self.table.report(self.preset, self.trial)
+
+    @property
+    def page(self) -> Path:
+        """The page of the latest run: of the failed attempt where there is one."""
+        failed = self.folder / ATTEMPT_FOLDER / PAGE
+        return failed if failed.exists() else self.folder / PAGE
 
     @property
     def parameters_hash(self) -> str:
@@ -46,16 +71,22 @@ class Job:
 
     def is_current(self) -> bool:
         """True where a valid record of exactly these inputs exists and the latest attempt left it."""
-        folder = self.table.report(self.preset)
-        record, attempt = record_of(self.table, self.preset), load_attempt(folder)
-        if record is None or attempt is None or not (folder / "index.html").exists():
+        record, attempt = self.record(), load_attempt(self.folder)
+        if record is None or attempt is None or not (self.folder / PAGE).exists():
             return False
         same = record.provenance.inputs_hash == inputs_hash(self.table, self.parameters_hash)
         return same and attempt.state == "done" and attempt.run_id == record.run_id
 
+    def record(self) -> Record | None:
+        """The valid record in its folder, None where there is none."""
+        try:
+            return load_record(self.folder)
+        except InvalidRecord:
+            return None
+
     def to_json(self) -> str:
         """Text form for the worker process."""
-        values = {"id": self.table.id, "preset": self.preset, "parameters": self.parameters}
+        values = {"id": self.table.id, "parameters": self.parameters}
         return json.dumps(values | {"force": self.force, "run_id": self.run_id})
 
     @classmethod
@@ -75,7 +106,7 @@ def make_jobs(
     Raises:
         UserError: see `repro.parameters.preset_values`.
     """
-    return [Job(table, preset, preset_values(table, preset, overrides), force) for table in tables]
+    return [Job(table, preset_values(table, preset, overrides), force) for table in tables]
 
 
 LOG_NAME = "run.log"
@@ -117,14 +148,18 @@ class Runner:
         self._finished = finished
         self._processes: set[subprocess.Popen[str]] = set()
         self._stopping = False
+        self.status = 0
+        """128 + signal where one ended the run."""
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """Run every job and return the outcomes in the order of `jobs`; after Ctrl-C the rest is `interrupted`."""
+        """Run every job and return the outcomes in the order of `jobs`; after a `KeyboardInterrupt` the rest is
+        `interrupted`."""
         with ThreadPoolExecutor(self._jobs_at_once) as pool:
             futures = [pool.submit(self._execute, job) for job in jobs]
             try:
                 self._report_as_they_come(futures)
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as stop:
+                self.status = getattr(stop, "status", 130)
                 self.stop()
                 self._report_as_they_come([future for future in futures if not future.done()])
             return [future.result() for future in futures]
@@ -132,8 +167,7 @@ class Runner:
     def stop(self) -> None:
         """End every worker with its kernel; records of notebooks that were not finished do not count."""
         self._stopping = True
-        for process in list(self._processes):
-            end_process_tree(process.pid)
+        end_process_trees([psutil.Process(process.pid) for process in list(self._processes) if process.poll() is None])
 
     def _report_as_they_come(self, futures: Sequence[Future[Outcome]]) -> None:
         waiting = set(futures)
@@ -150,10 +184,9 @@ class Runner:
         if not job.force and job.is_current():
             return Outcome(job, "unchanged", time.monotonic() - clock)
         self._started(job)
-        folder = job.table.report(job.preset)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with (folder / LOG_NAME).open("w", encoding="utf-8") as log:
+            job.folder.mkdir(parents=True, exist_ok=True)
+            with (job.folder / LOG_NAME).open("w", encoding="utf-8") as log:
                 code = self._run_worker(job, log)
         except OSError as error:
             return Outcome(job, "failed", time.monotonic() - clock, f"{type(error).__name__}: {error}")
@@ -187,26 +220,21 @@ class Runner:
         return process.returncode
 
     def _judge(self, job: Job, code: int, seconds: float) -> Outcome:
-        folder = job.table.report(job.preset)
-        attempt = load_attempt(folder)
-        record = record_of(job.table, job.preset)
         # The worker has judged its own attempt; the one on disk may already be that of another runner.
-        if code == 0 and record is not None:
+        if code == 0 and job.record() is not None:
             return Outcome(job, "done", seconds)
         if self._stopping:
-            _close_attempt(job, attempt, "interrupted", "stopped by the user")
             return Outcome(job, "interrupted", seconds)
-        error = attempt.error if attempt and attempt.run_id == job.run_id and attempt.error else ""
-        error = error or f"the worker process ended with status {code}; see {LOG_NAME}{_last_words(folder / LOG_NAME)}"
-        _close_attempt(job, attempt, "failed", error)
+        attempt = load_attempt(job.folder)
+        own = attempt is not None and attempt.run_id == job.run_id
+        error = attempt.error if attempt is not None and own else ""
+        error = (
+            error or f"the worker process ended with status {code}; see {LOG_NAME}{_last_words(job.folder / LOG_NAME)}"
+        )
+        if attempt is not None and own and attempt.state != "failed":
+            with suppress(OSError):  # on a full disk it stays, and reads as interrupted
+                attempt.model_copy(update={"state": "failed", "error": error}).save(job.folder)
         return Outcome(job, "failed", seconds, error)
-
-
-def _close_attempt(job: Job, attempt: Attempt | None, state: Literal["failed", "interrupted"], error: str) -> None:
-    """Mark an attempt whose worker could not do so itself; on a full disk it stays, and reads as interrupted."""
-    if attempt is not None and attempt.run_id == job.run_id and attempt.state in ("running", "interrupted"):
-        with suppress(OSError):
-            attempt.model_copy(update={"state": state, "error": error}).save(job.table.report(job.preset))
 
 
 def _last_words(log: Path) -> str:
@@ -215,53 +243,76 @@ def _last_words(log: Path) -> str:
     return f": {lines[-1]}" if lines else ""
 
 
-def end_process_tree(pid: int, patience: float = 3.0) -> None:
-    """Terminate a process and its descendants, killing what has not ended after `patience` seconds."""
-    try:
-        root = psutil.Process(pid)
-        family = [*root.children(recursive=True), root]
-    except psutil.NoSuchProcess:
-        return
-    for process in family:
-        _quietly(process.terminate)
+def end_process_trees(roots: Sequence[psutil.Process], patience: float = 3.0) -> None:
+    """Terminate processes with their descendants, killing what has not ended after `patience` seconds."""
+    family = []
+    for root in roots:
+        with suppress(psutil.NoSuchProcess):
+            family += [*root.children(recursive=True), root]
+    for process in roots:  # each ends its own children in order
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
     _, alive = psutil.wait_procs(family, timeout=patience)
     for process in alive:
-        _quietly(process.kill)
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=patience)
 
 
-def _quietly(action: Callable[[], None]) -> None:
+@contextmanager
+def stopping_signals(error: Callable[[int], BaseException]) -> Iterator[None]:
+    """TERM, HUP and INT raise `error(number)` in the main thread inside the block, but for those that are ignored.
+
+    A process under `nohup` ignores HUP; it goes on doing so.
+    """
+
+    def stop(number: int, frame: object) -> None:
+        raise error(number)
+
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+               if signal.getsignal(number) is not signal.SIG_IGN]  # fmt: skip
+    earlier = {number: signal.signal(number, stop) for number in numbers}
     try:
-        action()
-    except psutil.NoSuchProcess:
-        return
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+class Stop(KeyboardInterrupt):
+    """A signal that ends the batch in order."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.status = 128 + number
 
 
 # What `repro run` does around the runner: progress for people, the dashboard, and the exit status.
 #
 # What makes pages is imported where it is used: its libraries take seconds, and with nothing to do none is needed.
 
-INTERRUPTED = 130
 DASHBOARD = "index.html"
+STAMP = ".rendered.json"
+"""What `repro report` made last, beside the dashboard: hash of everything it was made from, hash of each page."""
 
 
 def run_and_report(jobs: Sequence[Job], preset: Preset, jobs_at_once: int, console: Console) -> int:
-    """Run `jobs`, rebuild the dashboard, and return the exit status: 0 all good, 1 failures, 130 interrupted.
+    """Run `jobs`, rebuild the dashboard, and return the exit status: 0 all good, 1 failures, 128 + signal.
 
     Raises:
         UserError: the reports folder cannot be written.
     """
     _check_writable(reports_root() / preset)
-    if _nothing_to_do(jobs, preset):
-        page = reports_root() / preset / DASHBOARD
+    dashboard = reports_root() / preset / DASHBOARD
+    if _nothing_to_do(jobs, dashboard):
         console.print(f"nothing to do: all {len(jobs)} records are current (use --force to run again)")
-        console.print(f"{len(jobs)} of {len(jobs)} records valid; dashboard: {page}", markup=False)
+        console.print(f"{len(jobs)} of {len(jobs)} records valid; dashboard: {dashboard}", markup=False)
         return 0
-    from repro.report.pages import write_dashboard
-
     total, counter = len(jobs), 0
 
     def started(job: Job) -> None:
-        console.print(f"        {job.table.id} …", markup=False)
+        waits = ", waits for another process that runs it" if is_locked(job.folder / LOCK_NAME) else ""
+        console.print(f"        {job.table.id} …{waits}", markup=False)
 
     def finished(outcome: Outcome) -> None:
         nonlocal counter
@@ -270,29 +321,37 @@ def run_and_report(jobs: Sequence[Job], preset: Preset, jobs_at_once: int, conso
         line += "" if outcome.state in ("unchanged", "interrupted") else f" in {outcome.seconds:.1f} s"
         console.print(line + (f"\n        {outcome.error}" if outcome.error else ""), markup=False)
 
-    outcomes = Runner(jobs_at_once, started, finished).run(jobs)
-    dashboard = write_dashboard(preset)
-    return _summarise(outcomes, dashboard, console)
+    runner, status = Runner(jobs_at_once, started, finished), 0
+    try:
+        with stopping_signals(Stop):
+            outcomes = runner.run(jobs)
+            status = runner.status or int(not all(outcome.good for outcome in outcomes))
+            from repro.report.pages import write_dashboard
+
+            write_dashboard(preset)
+            os.utime(dashboard)  # newer than every record, even where its text is the same
+    except Stop as stop:
+        return stop.status
+    _summarise(outcomes, dashboard, console)
+    return status
 
 
-def _summarise(outcomes: Sequence[Outcome], dashboard: Path, console: Console) -> int:
-    bad = [outcome for outcome in outcomes if not outcome.good]
-    for outcome in bad:
-        folder = outcome.job.table.report(outcome.job.preset)
-        console.print(f"{outcome.state}: {outcome.job.table.id}: see {folder / 'index.html'}", markup=False)
-    console.print(f"{len(outcomes) - len(bad)} of {len(outcomes)} records valid; dashboard: {dashboard}", markup=False)
-    if any(outcome.state == "interrupted" for outcome in bad):
-        return INTERRUPTED
-    return 1 if bad else 0
+def _summarise(outcomes: Sequence[Outcome], dashboard: Path, console: Console) -> None:
+    for outcome in outcomes:
+        if not outcome.good:
+            console.print(f"{outcome.state}: {outcome.job.table.id}: see {outcome.job.page}", markup=False)
+        elif outcome.job.trial:
+            console.print(f"a trial, kept apart: {outcome.job.table.id}: see {outcome.job.page}", markup=False)
+    good = sum(outcome.good for outcome in outcomes)
+    console.print(f"{good} of {len(outcomes)} records valid; dashboard: {dashboard}", markup=False)
 
 
-def _nothing_to_do(jobs: Sequence[Job], preset: Preset) -> bool:
+def _nothing_to_do(jobs: Sequence[Job], dashboard: Path) -> bool:
     """Whether every record is current and the dashboard is not older than any of the preset."""
-    folder = reports_root() / preset
-    if not jobs or not (folder / DASHBOARD).exists() or any(job.force or not job.is_current() for job in jobs):
+    if not jobs or not dashboard.exists() or any(job.force or not job.is_current() for job in jobs):
         return False
-    written = (folder / DASHBOARD).stat().st_mtime_ns
-    return all(path.stat().st_mtime_ns <= written for path in folder.glob("*/*/*.json"))
+    written = dashboard.stat().st_mtime_ns
+    return all(path.stat().st_mtime_ns <= written for path in dashboard.parent.glob("*/*/*.json"))
 
 
 def _check_writable(folder: Path) -> None:
@@ -302,9 +361,10 @@ def _check_writable(folder: Path) -> None:
         UserError: nothing can be written below `folder`.
     """
     try:
-        with atomic_path(folder / "write-test") as temporary:
-            temporary.write_text("a report must fit here")
-        (folder / "write-test").unlink()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"a report must fit here")
+            probe.flush()
     except OSError as error:
         raise UserError(
             f"reports cannot be written to {folder}: {error.strerror}; free space, change its permissions or set "
@@ -312,24 +372,39 @@ def _check_writable(folder: Path) -> None:
         ) from error
 
 
-def rebuild_report(preset: Preset) -> Path:
-    """Export every executed notebook again, dashboard, `RESULTS.md`. Returns the dashboard's path."""
-    from repro.report.pages import write_dashboard
-    from repro.report.readme import write_results
+def rebuild_report(preset: Preset, data_sets: Callable[[], Sequence[Mapping[str, str]]]) -> list[Path]:
+    """Make every page of a preset again from records and notebooks; for quick and paper also RESULTS.md and README.
 
-    for table in all_tables():
-        rebuild_page(table, preset)
-    if preset != "smoke":
-        write_results()
-    return write_dashboard(preset)
+    Only files that differ are written, all of them or none, and returned. Where nothing it is made from has changed
+    since the last time, nothing is even made. `data_sets` gives the rows of `repro data list`.
+    """
+    stamp = reports_root() / preset / STAMP
+    made_from = _inputs_of_report(preset)
+    if (last := read_json(stamp)) and last.get("made_from") == made_from and _hashes(last["pages"]) == last["pages"]:
+        return []
+    from repro.report.pages import render_all
+
+    texts = render_all(preset, data_sets)
+    written = write_changed(texts)
+    names = [os.path.relpath(path, project_root()) for path in texts]
+    write_json(stamp, {"made_from": made_from, "pages": _hashes(names)})
+    return written
 
 
-def rebuild_page(table: Table, preset: Preset) -> None:
-    """Export one executed notebook again, with its error where it failed; nothing where there is none."""
-    from repro.report.html import export_notebook
+def _hashes(names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of files named from the project's root; empty for one that is not there."""
+    paths = {name: project_root() / name for name in names}
+    return {name: file_hash(path) if path.is_file() else "" for name, path in paths.items()}
 
-    folder = table.report(preset)
-    if (folder / "notebook.ipynb").exists():
-        attempt = load_attempt(folder)
-        error = attempt.error if attempt and attempt.state != "done" else ""
-        export_notebook(folder / "notebook.ipynb", folder / "index.html", table.title, error)
+
+def _inputs_of_report(preset: Preset) -> str:
+    """Hash of all that pages are made from: records, notebooks, parameters, benchmarks, this package, its libraries."""
+    root, reports = project_root(), reports_root()
+    patterns = {
+        code_root() / "repro": ("**/*.py", "**/*.yaml", "**/*.j2", "**/*.css", "**/*.json"),
+        root: ("notebooks/*/*.ipynb", "params/**/*.yaml", "benchmarks/results/*.json"),
+        reports: (f"{preset}/*/*/*.ipynb", f"{preset}/*/*/{ATTEMPT_FOLDER}/*.ipynb", "[!.]*/*/*/*.json"),
+    }
+    paths = [path for folder, names in patterns.items() for name in names for path in sorted(folder.glob(name))]
+    libraries = [(name, importlib.metadata.version(name)) for name in ("nbconvert", "latex2mathml", "jinja2", "nh3")]
+    return content_hash([libraries, [(os.path.relpath(path, root), file_hash(path)) for path in paths]])

@@ -8,93 +8,90 @@ and the kernel's transport encryption can be set.
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import nbformat
 import papermill
-from filelock import FileLock, Timeout
+import psutil
+from filelock import FileLock
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from repro.batch.runner import RUNNER_PID, Job
-from repro.evidence.record import LOCK_NAME, RECORD_FILE, Attempt, InvalidRecord, State, load_record
+from repro.batch.runner import RUNNER_PID, Job, end_process_trees, stopping_signals
+from repro.evidence.record import (
+    ATTEMPT_FOLDER,
+    LOCK_NAME,
+    RECORD_FILE,
+    Attempt,
+    InvalidRecord,
+    State,
+    load_attempt,
+    load_record,
+)
 from repro.files import remove_temporary_files, write_text
 from repro.project import project_root
-from repro.report.html import export_notebook
-
-
-class RunnerGone(RuntimeError):
-    """The process that ordered a notebook no longer exists."""
-
+from repro.report.html import NOTEBOOK, PAGE, write_page
 
 IOPUB_SECONDS = 600
 KERNEL_START_SECONDS = 300
 
 
-def execute(job: Job) -> State:
-    """Run the notebook, judge it by its record, and write its HTML; returns the state it ended in.
+class Stopped(BaseException):
+    """Told to stop, or the runner that ordered this notebook is gone; `status` is the exit status to leave with."""
 
-    Raises:
-        RunnerGone: whoever ordered this was killed while another runner had the folder.
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+def execute(job: Job) -> State:
+    """Run the notebook, judge it by its record, and write its page; returns the state it ended in.
+
+    Notebook and page are written into the folder `attempt` and come out of it only once the record is valid, so that a
+    failure stands beside the last good run instead of replacing it.
     """
-    folder = job.table.report(job.preset)
+    folder, stage = job.folder, job.folder / ATTEMPT_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     # A second runner on the same folder waits here, then finds the work done.
-    with _turn(folder / LOCK_NAME):
+    with FileLock(folder / LOCK_NAME):
         if not job.force and job.is_current():
             return "done"
         remove_temporary_files(folder)
+        shutil.rmtree(stage, ignore_errors=True)
+        stage.mkdir()
         started = datetime.now(UTC).isoformat(timespec="seconds")
         attempt = Attempt(run_id=job.run_id, state="running", parameters_hash=job.parameters_hash, started=started)
         attempt.save(folder)
         clock = time.monotonic()
-        error = _run_notebook(job) or _record_problem(job)
+        error = _run_notebook(job, stage / NOTEBOOK) or _record_problem(job)
+        write_page(stage, job.table, job.preset, job.trial, error)
+        if not error:
+            for name in (NOTEBOOK, PAGE):
+                (stage / name).replace(folder / name)
+            shutil.rmtree(stage)
         state: State = "failed" if error else "done"
-        export_notebook(folder / "notebook.ipynb", folder / "index.html", job.table.title, error)
-        update = {"state": state, "seconds": time.monotonic() - clock, "error": error}
-        attempt.model_copy(update=update).save(folder)
+        attempt.model_copy(update={"state": state, "seconds": time.monotonic() - clock, "error": error}).save(folder)
         return state
 
 
-@contextmanager
-def _turn(path: Path) -> Iterator[None]:
-    """Hold the folder's lock; an order whose runner was killed is given up, lest it overwrite a newer one's result."""
-    lock = FileLock(path)
-    while True:
-        try:
-            lock.acquire(timeout=1)
-        except Timeout:
-            _check_runner()
-            continue
-        break
-    try:
-        _check_runner()
-        yield
-    finally:
-        lock.release()
-
-
-def _check_runner() -> None:
-    runner = os.environ.get(RUNNER_PID)
-    if runner is not None and int(runner) != os.getppid():
-        raise RunnerGone("the runner that ordered this notebook has ended")
-
-
-def _run_notebook(job: Job) -> str:
+def _run_notebook(job: Job, executed: Path) -> str:
     """Execute with papermill; the error as text, empty on success."""
-    folder = job.table.report(job.preset)
     encryption = Config({"KernelManager": {"transport_encryption": "auto"}})
+    # papermill fills in braces of its paths.
+    source, target = (str(path).replace("{", "{{").replace("}", "}}") for path in (job.table.notebook, executed))
     try:
         papermill.execute_notebook(
-            str(job.table.notebook),
-            str(folder / "notebook.ipynb"),
+            source,
+            target,
             parameters=job.parameters,
             kernel_name="python3",
             cwd=str(project_root()),
@@ -108,7 +105,7 @@ def _run_notebook(job: Job) -> str:
     except (DeadKernelError, CellTimeoutError, RuntimeError, OSError) as error:
         return f"{type(error).__name__}: {error}"
     finally:
-        _forget_paths(folder / "notebook.ipynb")
+        _forget_paths(executed)
     return ""
 
 
@@ -124,7 +121,7 @@ def _forget_paths(executed: Path) -> None:
 def _record_problem(job: Job) -> str:
     """Why the record left behind does not count; a kernel killed by the system leaves none of this attempt."""
     try:
-        record = load_record(job.table.report(job.preset))
+        record = load_record(job.folder)
     except InvalidRecord as problem:
         return str(problem)
     if record.run_id != job.run_id:
@@ -132,12 +129,45 @@ def _record_problem(job: Job) -> str:
     return ""
 
 
+def _wait(work: Future[State]) -> State:
+    """The state `work` ends in; looks every second whether the runner that ordered it still lives.
+
+    Raises:
+        Stopped: it does not; nobody would look at the result, and it might replace that of a newer runner.
+    """
+    runner = os.environ.get(RUNNER_PID)
+    while True:
+        try:
+            return work.result(timeout=1)
+        except TimeoutError:
+            if runner is not None and int(runner) != os.getppid():
+                raise Stopped(1, "the runner that ordered this notebook has ended") from None
+
+
+def _mark_interrupted(job: Job, reason: str) -> None:
+    attempt = load_attempt(job.folder)
+    if attempt is not None and attempt.run_id == job.run_id and attempt.state == "running":
+        with suppress(OSError):
+            attempt.model_copy(update={"state": "interrupted", "error": reason}).save(job.folder)
+
+
 def main() -> None:
-    """Entry point: 0 where the notebook left a valid record, 1 otherwise."""
+    """Entry point: 0 where the notebook left a valid record, 1 otherwise, 128 + signal where one ended it.
+
+    The notebook runs in a thread: nbclient takes signals over in the main one, and would report a stop as a failure.
+    """
     # papermill warns about its own future; nothing a user of this package could act on.
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="papermill")
     job = Job.from_json(sys.stdin.read())
-    sys.exit(0 if execute(job) == "done" else 1)
+    try:
+        with stopping_signals(lambda number: Stopped(128 + number, f"stopped by {signal.Signals(number).name}")):
+            state = _wait(ThreadPoolExecutor(1).submit(execute, job))
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr, flush=True)
+        end_process_trees(psutil.Process().children())
+        _mark_interrupted(job, str(stopped))
+        os._exit(stopped.status)  # the thread still waits for its kernel
+    sys.exit(0 if state == "done" else 1)
 
 
 if __name__ == "__main__":

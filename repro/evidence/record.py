@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    NonNegativeInt,
+    PositiveInt,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
-from repro.catalogue import Preset, Table
+from repro.catalogue import TRIALS, Preset, Table
 from repro.evidence.provenance import Provenance
-from repro.files import is_locked, read_json, write_json
+from repro.files import canonical_json, content_hash, file_hash, is_locked, read_json, write_json
 from repro.parameters import parameters_hash
 from repro.project import reports_root
 
@@ -84,6 +94,9 @@ def prediction_for(id: str, preset: Preset, parameters_hash: str) -> Prediction 
 
 State = Literal["running", "done", "failed", "interrupted"]
 ATTEMPT_FILE = "attempt.json"
+ATTEMPT_FOLDER = "attempt"
+"""Notebook and page of an execution that runs or has failed, beside those of the last good one."""
+_ERROR_LENGTH = 5000
 LOCK_NAME = ".lock"
 """Held by the worker as long as it lives; the operating system frees it when the worker is killed."""
 
@@ -98,7 +111,7 @@ class Attempt(BaseModel):
     parameters_hash: str
     started: str
     seconds: float = 0.0
-    error: str = ""
+    error: Annotated[str, AfterValidator(lambda text: text[:_ERROR_LENGTH])] = ""
 
     def save(self, folder: Path) -> None:
         """Write `attempt.json` atomically."""
@@ -111,22 +124,40 @@ def load_attempt(folder: Path) -> Attempt | None:
     One that says `running` while nobody holds the folder's lock is `interrupted`: its worker was killed.
     """
     try:
-        attempt = Attempt.model_validate(json.loads((folder / ATTEMPT_FILE).read_text(encoding="utf-8")))
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError, ValidationError):
+        attempt = Attempt.model_validate_json((folder / ATTEMPT_FILE).read_bytes())
+    except (OSError, ValidationError):
         return None
     if attempt.state == "running" and not is_locked(folder / LOCK_NAME):
         return attempt.model_copy(update={"state": "interrupted", "error": "its process was killed"})
     return attempt
 
 
-SCHEMA_VERSION: Literal[2] = 2
-"""2 added `predicted`; records of version 1 are read as they are."""
+SCHEMA_VERSION: Literal[3] = 3
+"""3 ties a record to its content, its figures and its folder, marks trials, and names the images behind the samples."""
 RECORD_FILE = "result.json"
-Setting = dict[str, str | int | float]
+MAX_BYTES = 64 * 2**20
+MAX_DEPTH = 8
+_MESSAGE_LENGTH = 300
+
+Text = Annotated[str, StringConstraints(max_length=20_000)]
+Name = Annotated[str, StringConstraints(max_length=300)]
+TableId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+/[a-z0-9_]+$", max_length=100)]
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _short(number: int) -> int:
+    if abs(number) >= 2**63:
+        raise ValueError("whole numbers of a record fit into 64 bits")
+    return number
+
+
+Whole = Annotated[int, AfterValidator(_short)]
+Setting = dict[Name, Name | Whole | float]
 
 
 class InvalidRecord(ValueError):
-    """A `result.json` that is absent, unreadable, of another schema, or inconsistent with itself."""
+    """A `result.json` that is absent, unreadable, of another schema, changed, or not where it belongs."""
 
 
 class Row(BaseModel):
@@ -138,55 +169,73 @@ class Row(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    method: str
-    metric: str
+    method: Name
+    metric: Name
     value: float
-    dataset: str
-    network: str = ""
-    seed: int | None = None
+    dataset: Name
+    network: Name = ""
+    seed: Whole | None = None
     setting: Setting = {}
-    n: int | None = None
+    n: PositiveInt | None = None
     """Number of items (images) behind the value."""
     low: float | None = None
     high: float | None = None
     """95 % interval over the items of this row alone, where it was computed."""
-    unit: str = ""
+    unit: Name = ""
+
+    @model_validator(mode="after")
+    def _inside(self) -> Row:
+        if (self.low is None) != (self.high is None):
+            raise ValueError("an interval has two ends")
+        if self.low is not None and self.high is not None and not self.low <= self.value <= self.high:
+            raise ValueError("the value lies outside its interval")
+        return self
+
+    @property
+    def key(self) -> str:
+        """What may occur once in a record: everything but the numbers."""
+        return canonical_json([self.method, self.metric, self.dataset, self.network, self.seed, self.setting])
 
 
 class Figure(BaseModel):
-    """A picture of the report."""
+    """A picture of the report: a file beside the record, tied to it by its SHA-256."""
 
     model_config = ConfigDict(extra="forbid")
 
-    file: str
-    title: str
-    alt: str
+    file: FileName
+    title: Text
+    alt: Text
+    sha256: Digest
 
 
 class Record(BaseModel):
-    """Everything a report needs about one table under one preset."""
+    """Everything a report needs about one table under one preset, or under parameters of one's own (a trial)."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    schema_version: Literal[1, 2] = SCHEMA_VERSION
-    id: str
-    title: str
+    schema_version: Literal[3] = SCHEMA_VERSION
+    id: TableId
+    title: Text
     preset: Preset
-    run_id: str
+    trial: bool = False
+    """True where the parameters are not exactly the preset's: shown, but never judged or published."""
+    run_id: Name
     """Token of the batch execution, `interactive` where a person ran the notebook."""
-    parameters: dict[str, Any]
-    parameters_hash: str
-    readings: dict[str, str] = {}
+    parameters: dict[Name, Any]
+    parameters_hash: Digest
+    readings: dict[Name, Name] = {}
     """Reading id → option in force (see the ledger)."""
     rows: list[Row]
-    samples: dict[str, list[float]] = {}
+    samples: dict[Name, list[float]] = {}
     """Values per image behind the rows, keyed `method|metric|seed`, for paired intervals."""
+    image_ids: dict[Name, list[Name]] = {}
+    """Ids of the evaluated images in order, keyed `data set/split`; empty in records that predate the field."""
     figures: list[Figure] = []
-    findings: list[str] = []
+    findings: list[Text] = []
     """Sentences computed from the rows, each with its numbers."""
-    deviations: list[str] = []
+    deviations: list[Text] = []
     """Sentences: what differs from the paper and why."""
-    skipped_images: int = 0
+    skipped_images: NonNegativeInt = 0
     predicted: Prediction | None = None
     """What `repro plan` said of these parameters beforehand; the actual cost is in `provenance`."""
     provenance: Provenance
@@ -195,36 +244,84 @@ class Record(BaseModel):
     def _consistent(self) -> Record:
         if self.parameters_hash != parameters_hash(self.parameters):
             raise ValueError("parameters_hash does not belong to the parameters")
+        if self.parameters.get("preset", self.preset) != self.preset:
+            raise ValueError("its parameters name another preset")
+        for what, names in (("row", [r.key for r in self.rows]), ("figure", [f.file for f in self.figures])):
+            twice = [name for name, count in Counter(names).items() if count > 1]
+            if twice:
+                raise ValueError(f"{what} {twice[0]} occurs twice")
         return self
 
+    @property
+    def place(self) -> tuple[str, ...]:
+        """The last parts of the folder it belongs into: `trial` for a trial, preset, paper, name."""
+        return (*([TRIALS] * self.trial), self.preset, *self.id.split("/"))
+
     def save(self, folder: Path) -> Path:
-        """Write `result.json` into `folder` atomically and return its path."""
+        """Write `result.json` with the hash of its content into `folder` atomically and return its path."""
         path = folder / RECORD_FILE
-        write_json(path, self.model_dump(mode="json"))
+        content = self.model_dump(mode="json")
+        write_json(path, content | {"record_hash": content_hash(content)})
         return path
 
 
 def load_record(folder: Path) -> Record:
-    """Read and check `folder/result.json`.
+    """Read and check `folder/result.json`: strict schema, hash of its content, its place, and its figures.
 
     Raises:
         InvalidRecord: with the reason in one line.
     """
-    path = folder / RECORD_FILE
+    record = _read(folder / RECORD_FILE)
+    if folder.resolve().parts[-len(record.place) :] != record.place:
+        raise InvalidRecord(f"{RECORD_FILE} belongs into {'/'.join(record.place)}")
+    for figure in record.figures:
+        path = folder / figure.file
+        if not path.is_file():
+            raise InvalidRecord(f"figures named in the record are missing: {figure.file}")
+        if file_hash(path) != figure.sha256:
+            raise InvalidRecord(f"figure {figure.file} is not the one of the record")
+    return record
+
+
+def _read(path: Path) -> Record:
     try:
-        record = Record.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        if path.stat().st_size > MAX_BYTES:
+            raise InvalidRecord(f"{RECORD_FILE} is larger than {MAX_BYTES // 2**20} MiB")
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
+        if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
+            raise InvalidRecord(f"{RECORD_FILE} is not of schema version {SCHEMA_VERSION}; run the notebook again")
+        _check_depth(content)
+        stated = content.pop("record_hash", None)
+        if stated != content_hash(content):
+            raise InvalidRecord(f"{RECORD_FILE} was changed after it was written: its hash is not that of its content")
+        return Record.model_validate_json(json.dumps(content), strict=True)
     except FileNotFoundError:
         raise InvalidRecord("no record was written") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InvalidRecord(f"{RECORD_FILE} is not JSON: {error}") from None
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise InvalidRecord(f"{RECORD_FILE} does not fit schema {SCHEMA_VERSION}: {place}: {first['msg']}") from None
-    missing = [figure.file for figure in record.figures if not (folder / figure.file).exists()]
-    if missing:
-        raise InvalidRecord(f"figures named in the record are missing: {', '.join(missing)}")
-    return record
+        text = f"{RECORD_FILE} does not fit schema {SCHEMA_VERSION}: {place}: {first['msg']}"
+        raise InvalidRecord(text[:_MESSAGE_LENGTH]) from None
+    except InvalidRecord:
+        raise
+    except (ValueError, RecursionError, OSError) as error:
+        raise InvalidRecord(f"{RECORD_FILE} cannot be read: {error}"[:_MESSAGE_LENGTH]) from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of two equal keys the last would win silently."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return found
+
+
+def _check_depth(value: Any, room: int = MAX_DEPTH) -> None:
+    if isinstance(value, dict | list):
+        if not room:
+            raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_depth(item, room - 1)
 
 
 def record_of(table: Table, preset: Preset) -> Record | None:
@@ -237,11 +334,19 @@ def record_of(table: Table, preset: Preset) -> Record | None:
 
 def records_in(folder: Path) -> dict[str, Record]:
     """Every valid record of a preset's folder (`reports/<preset>`), by table id."""
-    found = {}
+    return read_records(folder)[0]
+
+
+def read_records(folder: Path) -> tuple[dict[str, Record], dict[str, str]]:
+    """Every valid record of a preset's folder, and what is wrong with every other one, both by table id.
+
+    One bad file is named and left out; it stops nothing.
+    """
+    records, problems = {}, {}
     for path in sorted(folder.glob(f"*/*/{RECORD_FILE}")):
+        id = "/".join(path.parts[-3:-1])
         try:
-            record = load_record(path.parent)
-        except InvalidRecord:
-            continue  # the dashboard shows such a table as failed or not run
-        found[record.id] = record
-    return found
+            records[id] = load_record(path.parent)
+        except InvalidRecord as problem:
+            problems[id] = str(problem)
+    return records, problems

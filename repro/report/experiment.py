@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import math
 import os
 import platform
@@ -28,14 +30,17 @@ from repro.evidence.provenance import (
 from repro.evidence.published import find_table, own_label
 from repro.evidence.record import Figure, Record, Row, prediction_for
 from repro.execution import device_name, use_one_thread
-from repro.parameters import check_values, parameters_hash, read_parameters
+from repro.files import write_bytes
+from repro.parameters import check_values, is_trial, parameters_hash, read_parameters, unknown_name
 from repro.project import UserError
 from repro.report.html import bullet_list, comparison_table, key_value_table
-from repro.report.plots import save_png, use_house_style
+from repro.report.plots import png_bytes, use_house_style
 from repro.report.verdict_views import notebook_verdicts
 from repro.stored_runs import training_provenances
 
 T = TypeVar("T")
+INJECTED = "# Parameters\n"
+"""How papermill begins the cell it injects."""
 
 
 class Experiment:
@@ -43,8 +48,9 @@ class Experiment:
 
     Attributes:
         table: the table or figure being reproduced.
-        preset: `smoke`, `quick` or `paper`.
         parameters: the checked values of the parameters cell.
+        preset: the preset they name.
+        trial: whether they are anything but exactly that preset's, so that the record is kept apart and not judged.
         rows: the measured numbers so far.
     """
 
@@ -52,13 +58,16 @@ class Experiment:
         self.table = table
         self.parameters = parameters
         self.preset: Preset = parameters["preset"]
+        self.trial = is_trial(table, parameters)
         self.rows: list[Row] = []
         self._samples: dict[str, list[float]] = {}
         self._figures: list[Figure] = []
+        self._pictures: dict[str, bytes] = {}
         self._readings: dict[str, str] = {}
         self._findings: list[str] = []
         self._deviations: list[str] = []
         self._data: dict[str, str] = {}
+        self._image_ids: dict[str, list[str]] = {}
         self._runs: list[str] = []
         self._skipped = 0
         self._started = datetime.now(UTC)
@@ -72,10 +81,14 @@ class Experiment:
         clear message as one given to `repro run`. Shows where the code stands and on what it runs.
 
         Raises:
-            UserError: unknown id, or a parameter of the wrong type.
+            UserError: unknown id, a parameter of the wrong type, or one injected by papermill that is not declared.
         """
         table = Table(id)
         declared = read_parameters(table)
+        names = [parameter.name for parameter in declared]
+        unknown = [name for name in _injected(namespace) if name not in names]
+        if unknown:
+            raise UserError("\n".join(f"{id}: {unknown_name(name, names)}" for name in unknown))
         values = {parameter.name: namespace[parameter.name] for parameter in declared if parameter.name in namespace}
         parameters = check_values(declared, values, id)
         if "preset" not in parameters:
@@ -83,19 +96,25 @@ class Experiment:
         use_house_style()
         use_one_thread()  # this is a notebook's own process: what it computes outside the run store counts, too
         experiment = cls(table, parameters)
-        experiment.folder.mkdir(parents=True, exist_ok=True)
         experiment._show_setup()
         return experiment
 
     @property
     def folder(self) -> Path:
-        """Where figures and the record go."""
-        return self.table.report(self.preset)
+        """Where figures and the record go once `save` is called; nothing is written before."""
+        return self.table.report(self.preset, self.trial)
 
     def uses_data(self, name: str, manifest: str, skipped: int = 0) -> None:
         """Note a data set by its manifest hash, and how many damaged images were left out of it."""
         self._data[name] = manifest
         self._skipped += skipped
+
+    def evaluates(self, name: str, ids: Sequence[str]) -> None:
+        """Note the images of `name` (data set/split), in order, that values per image belong to.
+
+        Only values of the same images can be paired.
+        """
+        self._image_ids[name] = list(ids)
 
     def uses_run(self, *keys: str) -> None:
         """Note trainings or explanations of the run store that the numbers rest on."""
@@ -123,18 +142,19 @@ class Experiment:
         self._samples.update({key: [float(value) for value in values] for key, values in (samples or {}).items()})
 
     def figure(self, figure: MatplotlibFigure, name: str, title: str, alt: str) -> None:
-        """Save a figure as `<name>.png`, show it with its alternative text, and close it.
+        """Keep a figure to be saved as `<name>.png`, show it with its alternative text, and close it.
 
         Raises:
             ValueError: the alternative text or the title is empty.
         """
         if not alt.strip() or not title.strip():
             raise ValueError(f"figure '{name}' needs a title and an alternative text that says what one sees")
-        path = self.folder / f"{name}.png"
-        save_png(figure, path)
+        picture = self._pictures[f"{name}.png"] = png_bytes(figure)
         plt.close(figure)
-        self._figures.append(Figure(file=path.name, title=title, alt=alt))
-        display(Image(filename=str(path), alt=alt), metadata={"image/png": {"alt": alt}})
+        self._figures.append(
+            Figure(file=f"{name}.png", title=title, alt=alt, sha256=hashlib.sha256(picture).hexdigest())
+        )
+        display(Image(data=picture, format="png", alt=alt), metadata={"image/png": {"alt": alt}})
 
     def record(self) -> Record:
         """The record as it stands."""
@@ -164,12 +184,14 @@ class Experiment:
             id=self.table.id,
             title=self.table.title,
             preset=self.preset,
+            trial=self.trial,
             run_id=os.environ.get("REPRO_RUN_ID", "interactive"),
             parameters=self.parameters,
             parameters_hash=digest,
             readings=self._readings,
             rows=self.rows,
             samples=self._samples,
+            image_ids=self._image_ids,
             figures=self._figures,
             findings=self._findings,
             deviations=self._deviations,
@@ -222,7 +244,9 @@ class Experiment:
         print(pinned_or_own(stored, main_numbers(self.rows, len(self._figures)), within))
 
     def save(self) -> None:
-        """Write `result.json`; the last cell of every notebook.
+        """Write the figures, then `result.json`; the last cell of every notebook.
+
+        Until here nothing of an earlier run was touched. A figure without its record does not pass `load_record`.
 
         Raises:
             ValueError: nothing was measured and nothing was drawn.
@@ -230,6 +254,8 @@ class Experiment:
         if not self.rows and not self._figures:
             raise ValueError(f"{self.table.id}: nothing was measured, so there is no record to save")
         record = self.record()
+        for name, picture in self._pictures.items():
+            write_bytes(self.folder / name, picture)
         record.save(self.folder)
         print(
             f"record saved: {len(record.rows)} rows, {len(record.figures)} figures, "
@@ -239,7 +265,7 @@ class Experiment:
     def _show_setup(self) -> None:
         commit, dirty = git_state()
         facts = {
-            "preset": self.preset,
+            "preset": f"{self.preset}, with other values: a trial" if self.trial else self.preset,
             "commit": "outside a checkout" if commit is None else commit[:10] + (" with changes" if dirty else ""),
             "device": device_name(),
             "threads": torch.get_num_threads(),
@@ -247,6 +273,13 @@ class Experiment:
             "parameters": ", ".join(f"{name} = {value!r}" for name, value in self.parameters.items()),
         }
         display(HTML(key_value_table("Set-up of this run", facts)))
+
+
+def _injected(namespace: Mapping[str, Any]) -> list[str]:
+    """Names that papermill's injected cell assigned, as IPython's history of inputs has it."""
+    sources = [text for text in namespace.get("In", ()) if text.startswith(INJECTED)]
+    nodes = [node for source in sources for node in ast.walk(ast.parse(source))]
+    return [node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
 
 
 def main_numbers(rows: Sequence[Row], figures: int) -> str:

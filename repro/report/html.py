@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import nh3
 from jinja2 import Environment, FileSystemLoader, pass_context, select_autoescape
 from latex2mathml.converter import convert
 from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from pygments.formatters import HtmlFormatter
 
+from repro.catalogue import Preset, Table
 from repro.evidence.comparison import CellComparison
-from repro.evidence.record import RECORD_FILE, Record
+from repro.evidence.record import ATTEMPT_FOLDER, RECORD_FILE, Record
 from repro.files import file_hash, write_text
 from repro.project import reports_root
 
@@ -33,7 +35,9 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str
 
 def plain(text: str) -> str:
     """Text that cannot break out of a Markdown cell or turn into HTML."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")
+    for character, harmless in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("\n", " "), ("](", "]\\(")):
+        text = text.replace(character, harmless)
+    return text
 
 
 def duration(seconds: float) -> str:
@@ -122,27 +126,87 @@ def with_unique_headings(body: str) -> str:
     return re.sub(r'<(h\d) id="([^"]+)"(.*?</h\d>)', numbered, body, flags=re.DOTALL)
 
 
-def export_notebook(executed: Path, target: Path, title: str, error: str = "") -> None:
-    """Write `executed` (an .ipynb) as one HTML page.
+NOTEBOOK = "notebook.ipynb"
+PAGE = "index.html"
+
+
+def write_page(folder: Path, table: Table, preset: Preset, trial: bool, error: str = "") -> None:
+    """Write `page_text` as the page of `folder`."""
+    write_text(folder / PAGE, page_text(folder, table, preset, trial, error))
+
+
+def page_text(folder: Path, table: Table, preset: Preset, trial: bool, error: str = "") -> str:
+    """The executed notebook of a report folder, or of the `attempt` in it, as one HTML page.
 
     Args:
-        executed: executed notebook; where it is missing or unreadable the page says so and shows `error`.
-        target: HTML file, written atomically.
-        title: page title, escaped.
+        folder: where `notebook.ipynb` lies; where that is missing or unreadable the page says so.
+        trial: whether its parameters are not exactly the preset's.
         error: text of the failure shown on top, escaped; empty for a run that succeeded.
     """
+    executed = folder / NOTEBOOK
     body = "<p>The executed notebook is missing.</p>"
     if executed.exists():
         try:
             body, _ = OfflineExporter().from_notebook_node(nbformat.read(executed, as_version=4))
-            body = with_unique_headings(body)
+            body = with_unique_headings(sanitised(body))
         except (nbformat.reader.NotJSONError, nbformat.ValidationError) as problem:
             body = f"<p>The executed notebook cannot be read: {escape(str(problem))}</p>"
+    within = folder.name == ATTEMPT_FOLDER
+    home = "../" * (2 + within) + (f"../../{preset}/" if trial else "") + "index.html"
+    links = [("All tables", home), ("Executed notebook", NOTEBOOK)]
+    links += [] if error else [("Record", RECORD_FILE)]
+    links += [("The last good run", f"../{PAGE}")] if within and (folder.parent / PAGE).exists() else []
     page = environment().get_template("page.html.j2")
-    smoke = "smoke" in target.parts
-    links = [("Executed notebook", "notebook.ipynb"), ("Record", "result.json")]
-    html = page.render(title=title, css=stylesheet(), body=body, error=error, smoke=smoke, links=links)
-    write_text(target, html)
+    return page.render(
+        title=table.title,
+        css=stylesheet(),
+        body=body,
+        error=error,
+        smoke=preset == "smoke",
+        trial=trial,
+        preset=preset,
+        links=links,
+    )
+
+
+# What notebooks hold is filtered through a list of what may pass: no script, no event, no address but the web's.
+
+_MATHML = {
+    "math", "mrow", "mi", "mn", "mo", "ms", "mtext", "mspace", "mfrac", "msqrt", "mroot", "mstyle", "merror", "mpadded",
+    "mphantom", "msub", "msup", "msubsup", "munder", "mover", "munderover", "mmultiscripts", "mtable", "mtr", "mtd",
+    "menclose", "mfenced",
+}  # fmt: skip
+_MATHML_ATTRIBUTES = {
+    "display", "xmlns", "stretchy", "fence", "form", "separator", "lspace", "rspace", "width", "height", "depth",
+    "linethickness", "mathvariant", "displaystyle", "scriptlevel", "accent", "accentunder", "columnalign", "rowspacing",
+    "columnspacing", "minsize", "maxsize", "movablelimits", "largeop", "notation", "open", "close", "separators",
+}  # fmt: skip
+_TAGS = nh3.ALLOWED_TAGS | _MATHML | {"section", "figure", "figcaption"}
+_EVERYWHERE = {"class", "id", "title", "lang", "role", "aria-label", "aria-hidden", "tabindex", "style"}
+_STYLES = {"text-align", "background-color", "color", "font-weight", "white-space", "vertical-align", "width"}
+
+
+def sanitised(body: str) -> str:
+    """HTML without anything that is not on the list of what may pass; images come with the page or not at all."""
+    attributes = {tag: set(found) for tag, found in nh3.ALLOWED_ATTRIBUTES.items()}
+    attributes["*"] = _EVERYWHERE
+    attributes["th"] = attributes.get("th", set()) | {"scope"}
+    attributes |= {tag: attributes.get(tag, set()) | _MATHML_ATTRIBUTES for tag in _MATHML}
+
+    def local_images(tag: str, name: str, value: str) -> str | None:
+        if tag == "img" and name == "src":
+            return value if re.match(r"data:image/(png|jpeg|gif|webp);base64,", value) else None
+        return None if value.lower().startswith("data:") and name in ("href", "src", "cite") else value
+
+    return nh3.clean(
+        body,
+        tags=_TAGS,
+        attributes=attributes,
+        attribute_filter=local_images,
+        url_schemes={"http", "https", "mailto", "data"},
+        filter_style_properties=_STYLES,
+        link_rel=None,
+    )
 
 
 # Small accessible HTML tables: caption, header scopes, escaped text, no script.

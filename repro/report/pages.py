@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from repro.evidence.judgement import ClaimVerdict, Judge, comparison_note, disco
 from repro.evidence.provenance import inputs_hash
 from repro.evidence.published import PAPERS, Paper, load_published
 from repro.evidence.readings import load_readings, option_name, options_run, reading_effects
-from repro.evidence.record import Attempt, Record, load_attempt, record_of, records_in
+from repro.evidence.record import ATTEMPT_FOLDER, Attempt, Record, load_attempt, read_records
 from repro.evidence.settings import compare_settings
 from repro.evidence.statistics import Verdict
-from repro.files import write_text
+from repro.files import write_changed
+from repro.parameters import is_trial
 from repro.project import reports_root
-from repro.report.html import duration, environment, stylesheet
+from repro.report.html import NOTEBOOK, PAGE, duration, environment, page_text, stylesheet
 from repro.report.verdict_views import (
     cell_plot,
     cell_rows,
@@ -32,6 +33,7 @@ from repro.report.verdict_views import (
 )
 
 PAPER_NAMES: dict[Paper, str] = {"ega": "EGA", "dfg": "DFG", "scorecampp": "ScoreCAM++"}
+DataSets = Sequence[Mapping[str, str]]
 NOT_CURRENT = "No record of this table under this preset."
 
 
@@ -48,19 +50,31 @@ class PaperSummary:
     """In our data, or over the part that was measured."""
 
 
-def write_evidence_pages(preset: Preset) -> list[PaperSummary]:
-    """Write the claims, readings and differences pages of a preset; returns the counts the dashboard shows."""
-    folder = reports_root() / preset
-    records = records_in(folder)
-    judge = Judge(records)
-    summaries = []
-    for paper in PAPERS:
-        verdicts = [] if preset == "smoke" else judge.claims(paper)
-        _write_claims(folder, preset, paper, judge, verdicts)
-        summaries.append(_summary(paper, verdicts))
-    _write_readings(folder, preset, judge)
-    _write_differences(folder, preset, records)
-    return summaries
+def render_all(preset: Preset, data_sets: Callable[[], DataSets]) -> dict[Path, str]:
+    """Every page of a preset by its path, and for quick and paper `RESULTS.md` and `README.md`.
+
+    `data_sets` gives the rows of `repro data list`.
+    """
+    texts = {}
+    for table in all_tables():
+        folder = table.report(preset)
+        attempt = load_attempt(folder)
+        if (folder / NOTEBOOK).exists():
+            texts[folder / PAGE] = page_text(folder, table, preset, trial=False)
+        if (folder / ATTEMPT_FOLDER / NOTEBOOK).exists() and attempt is not None and attempt.state != "done":
+            stage = folder / ATTEMPT_FOLDER
+            texts[stage / PAGE] = page_text(stage, table, preset, trial=False, error=attempt.error)
+    if preset != "smoke":
+        from repro.report.readme import readme_texts
+
+        texts |= readme_texts(data_sets())
+    return texts | dashboard_texts(preset)
+
+
+def write_dashboard(preset: Preset) -> Path:
+    """Write `reports/<preset>/index.html` with the pages it links to, as far as they differ, and return its path."""
+    write_changed(dashboard_texts(preset))
+    return reports_root() / preset / PAGE
 
 
 def claims_file(paper: Paper) -> str:
@@ -84,13 +98,14 @@ def _summary(paper: Paper, verdicts: Sequence[ClaimVerdict]) -> PaperSummary:
     )
 
 
-def _write(folder: Path, file: str, template: str, preset: Preset, title: str, context: Mapping[str, Any]) -> None:
+def _page(file: str, template: str, preset: Preset, title: str, context: Mapping[str, Any]) -> dict[Path, str]:
     page = environment().get_template(template)
     common = {"title": title, "css": stylesheet(), "preset": preset, "smoke": preset == "smoke", "pages": page_links()}
-    write_text(folder / file, page.render({**common, **context, "this_page": file}))
+    return {reports_root() / preset / file: page.render({**common, **context, "this_page": file})}
 
 
-def _write_claims(folder: Path, preset: Preset, paper: Paper, judge: Judge, verdicts: Sequence[ClaimVerdict]) -> None:
+def _claims_page(preset: Preset, paper: Paper, judge: Judge, verdicts: Sequence[ClaimVerdict]) -> dict[Path, str]:
+    folder = reports_root() / preset
     contents = load_paper_claims(paper)
     context = {
         "claims": contents.claims,
@@ -104,7 +119,7 @@ def _write_claims(folder: Path, preset: Preset, paper: Paper, judge: Judge, verd
         "tone": tone,
     }
     title = f"Claims of {PAPER_NAMES[paper]}: {preset} preset"
-    _write(folder, claims_file(paper), "claims.html.j2", preset, title, context)
+    return _page(claims_file(paper), "claims.html.j2", preset, title, context)
 
 
 def _section(folder: Path, table: str, judge: Judge, verdicts: Sequence[ClaimVerdict]) -> dict[str, Any]:
@@ -136,7 +151,7 @@ def _ran(record: Record) -> str:
     )
 
 
-def _write_readings(folder: Path, preset: Preset, judge: Judge) -> None:
+def _readings_page(preset: Preset, judge: Judge) -> dict[Path, str]:
     effects = reading_effects(judge.measured)
     readings: list[dict[str, Any]] = [
         {
@@ -149,7 +164,7 @@ def _write_readings(folder: Path, preset: Preset, judge: Judge) -> None:
     ]
     papers = [(PAPER_NAMES[paper], [r for r in readings if r["entry"].id.startswith(f"{paper}.")]) for paper in PAPERS]
     title = f"Readings: what the papers leave open, {preset} preset"
-    _write(folder, "readings.html", "readings.html.j2", preset, title, {"papers": papers, "total": len(readings)})
+    return _page("readings.html", "readings.html.j2", preset, title, {"papers": papers, "total": len(readings)})
 
 
 def _option(reading: Any, name: object, meaning: str) -> tuple[str, str, str]:
@@ -159,7 +174,7 @@ def _option(reading: Any, name: object, meaning: str) -> tuple[str, str, str]:
     return option_name(name), meaning, ", ".join(marks)
 
 
-def _write_differences(folder: Path, preset: Preset, records: Mapping[str, Record]) -> None:
+def _differences_page(preset: Preset, records: Mapping[str, Record]) -> dict[Path, str]:
     papers = []
     for paper in PAPERS:
         tables = [
@@ -174,7 +189,7 @@ def _write_differences(folder: Path, preset: Preset, records: Mapping[str, Recor
         ]
         papers.append((PAPER_NAMES[paper], tables))
     title = f"Differences between paper and run: {preset} preset"
-    _write(folder, "differences.html", "differences.html.j2", preset, title, {"papers": papers})
+    return _page("differences.html", "differences.html.j2", preset, title, {"papers": papers})
 
 
 # One page per preset: a row per table, made from records only.
@@ -206,51 +221,60 @@ class DashboardRow:
     record: Record | None
     headline: CellComparison | None
     page_exists: bool
+    failed_page: str
+    """Page of a failed attempt, relative to the dashboard; empty where the latest run succeeded."""
 
 
-def status_of(table: Table, record: Record | None, attempt: Attempt | None) -> Status:
+def status_of(table: Table, record: Record | None, attempt: Attempt | None, problem: str = "") -> Status:
     """Judge a table by its latest attempt, its record, and whether the record's inputs are still today's."""
+    kept = "; the numbers are those of the last good run" if record else ""
     if attempt is not None and attempt.state == "running":
-        return Status("…", "running", "open", f"since {attempt.started}")
+        return Status("…", "running", "open", f"since {attempt.started}{kept}")
     if attempt is not None and attempt.state in ("failed", "interrupted"):
-        kept = "; numbers are of an earlier run" if record else ""
         return Status("✗", attempt.state, "bad", attempt.error.split("\n")[0][:160] + kept)
+    if problem:
+        return Status("✗", "left out", "bad", problem)
     if record is None:
         return Status("–", "not run", "open")
+    if is_trial(table, record.parameters):
+        return Status("↻", "stale", "open", "the preset's parameters changed since this record")
     if record.provenance.inputs_hash != inputs_hash(table, record.parameters_hash):
         return Status("↻", "stale", "open", "notebook or code changed since this record")
     return Status("✓", "current", "good")
 
 
-def dashboard_row(table: Table, preset: Preset) -> DashboardRow:
-    """Collect one row."""
+def dashboard_row(table: Table, preset: Preset, record: Record | None, problem: str = "") -> DashboardRow:
+    """Collect one row; `problem` is why a record that lies there was left out."""
     folder = table.report(preset)
-    record, attempt = record_of(table, preset), load_attempt(folder)
-    first = headline(record) if record else None
     return DashboardRow(
-        table, table.title, status_of(table, record, attempt), record, first, (folder / "index.html").exists()
+        table=table,
+        title=table.title,
+        status=status_of(table, record, load_attempt(folder), problem),
+        record=record,
+        headline=headline(record) if record else None,
+        page_exists=(folder / PAGE).exists(),
+        failed_page=f"{table.id}/{ATTEMPT_FOLDER}/{PAGE}" if (folder / ATTEMPT_FOLDER / PAGE).exists() else "",
     )
 
 
-def write_dashboard(preset: Preset) -> Path:
-    """Write `reports/<preset>/index.html` with the pages it links to, and return its path."""
-    target = reports_root() / preset / "index.html"
-    summaries = write_evidence_pages(preset)
-    rows = [dashboard_row(table, preset) for table in all_tables()]
+def dashboard_texts(preset: Preset) -> dict[Path, str]:
+    """The dashboard of a preset with the claims, readings and differences pages it links to, by path."""
+    folder = reports_root() / preset
+    records, problems = read_records(folder)
+    judge = Judge(records)
+    verdicts = {paper: [] if preset == "smoke" else judge.claims(paper) for paper in PAPERS}
+    rows = [dashboard_row(t, preset, records.get(t.id), problems.get(t.id, "")) for t in all_tables()]
     papers = [(PAPER_TITLES[paper], [row for row in rows if row.table.paper == paper]) for paper in PAPER_ORDER]
-    page = environment().get_template("dashboard.html.j2")
     context = {
-        "title": f"Reproduction report: {preset} preset",
-        "css": stylesheet(),
         "papers": [(title, group) for title, group in papers if group],
-        "preset": preset,
-        "smoke": preset == "smoke",
-        "summaries": summaries,
+        "summaries": [_summary(paper, verdicts[paper]) for paper in PAPERS],
         "pages": page_links()[1:],
         "tone": tone,
         "duration": duration,
         "valid": sum(row.record is not None for row in rows),
         "total": len(rows),
     }
-    write_text(target, page.render(context))
-    return target
+    texts = _page(PAGE, "dashboard.html.j2", preset, f"Reproduction report: {preset} preset", context)
+    for paper in PAPERS:
+        texts |= _claims_page(preset, paper, judge, verdicts[paper])
+    return texts | _readings_page(preset, judge) | _differences_page(preset, records)

@@ -9,9 +9,8 @@ from repro.catalogue import Preset, all_tables
 from repro.evidence.comparison import CellComparison, compare, headline
 from repro.evidence.judgement import Judge, discovery_note, table_title
 from repro.evidence.published import PAPERS, Paper, find_table
-from repro.evidence.record import Record, records_in
+from repro.evidence.record import Record, read_records, records_in
 from repro.evidence.speed import Comparison, SpeedRecord, load_speed_records
-from repro.files import write_text
 from repro.project import project_root, reports_root
 from repro.report.html import duration, markdown_table, plain, record_tag
 from repro.report.pages import PAPER_NAMES, claims_file
@@ -156,13 +155,6 @@ mean: [verdicts](docs/verdicts.md). A record is named by the first digits of its
 """
 
 
-def write_results() -> Path:
-    """Write `RESULTS.md` into the project root from the records of both presets; returns its path."""
-    target = project_root() / "RESULTS.md"
-    write_text(target, results_text())
-    return target
-
-
 def results_text() -> str:
     """What `RESULTS.md` holds, by today's records."""
     sections = [text for preset in PRESETS if (text := _preset_section(preset))]
@@ -171,11 +163,13 @@ def results_text() -> str:
 
 def _preset_section(preset: Preset) -> str:
     records = measured_records(preset)
-    if not records:
+    left_out = read_records(reports_root() / preset)[1]
+    notes = [f"- left out: `reports/{preset}/{id}`: {plain(problem)}\n" for id, problem in left_out.items()]
+    if not records and not notes:
         return ""
     judge = Judge(records)
     papers = [_paper_section(paper, judge) for paper in PAPERS if any(id.startswith(f"{paper}/") for id in records)]
-    return "\n".join([f"## The {preset} preset\n", *papers])
+    return "\n".join([f"## The {preset} preset\n", *notes, *papers])
 
 
 def _paper_section(paper: Paper, judge: Judge) -> str:
@@ -228,20 +222,19 @@ SHOWN: Preset = "quick"
 """The preset whose records the README shows; `RESULTS.md` shows all."""
 
 
-def update_readme(data_sets: Sequence[Mapping[str, str]], path: Path | None = None) -> Path:
-    """Replace what stands between the markers of `README.md` (default: the project's); returns the path.
+def readme_texts(data_sets: Sequence[Mapping[str, str]]) -> dict[Path, str]:
+    """`RESULTS.md`, and `README.md` with what belongs between its markers, by path.
 
     `data_sets` are the rows of `repro data list`.
 
     Raises:
         ValueError: a pair of markers is missing.
     """
-    target = path or project_root() / "README.md"
-    text = target.read_text(encoding="utf-8")
+    path = project_root() / "README.md"
+    text = path.read_text(encoding="utf-8")
     for name, content in generated_sections(data_sets).items():
         text = replace_section(text, name, content)
-    write_text(target, text)
-    return target
+    return {project_root() / "RESULTS.md": results_text(), path: text}
 
 
 def generated_sections(data_sets: Sequence[Mapping[str, str]]) -> dict[str, str]:

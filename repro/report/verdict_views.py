@@ -10,15 +10,15 @@ from html import escape
 
 from rich.console import Console
 
-from repro.catalogue import Preset, nearest
+from repro.catalogue import Preset, one_of
 from repro.evidence.claims import Equals
 from repro.evidence.judgement import SMOKE_REASON, CellVerdict, ClaimVerdict, Judge, write_stated
-from repro.evidence.published import PAPERS, Paper, find_metric
+from repro.evidence.published import PAPERS, find_metric
 from repro.evidence.readings import ReadingEffect
 from repro.evidence.record import Record, records_in
 from repro.evidence.sentences import PartVerdict, row_label, short_text
 from repro.evidence.statistics import Verdict
-from repro.project import UserError, project_root, reports_root
+from repro.project import project_root, reports_root
 from repro.report.html import bullet_list, data_table
 
 # Plots as inline SVG: sharp at any size, no script, with their content as text for those who cannot see them.
@@ -186,6 +186,9 @@ SMOKE_SENTENCE = (
     "This is a smoke run on embedded data: it checks that everything works and says nothing about the paper. "
     "Run the quick or the paper preset for an answer."
 )
+TRIAL_SENTENCE = (
+    "This run is a trial: its parameters are not exactly those of a preset. It is kept apart and gets no verdict."
+)
 _TONES = {Verdict.supported: "good", Verdict.contradicted: "bad", Verdict.inconclusive: "open"}
 
 
@@ -219,8 +222,8 @@ def notebook_verdicts(record: Record) -> str:
 
     Claims that reach into other tables use the records those left under the same preset.
     """
-    if record.preset == "smoke":
-        return bullet_list([SMOKE_SENTENCE])
+    if record.trial or record.preset == "smoke":
+        return bullet_list([TRIAL_SENTENCE if record.trial else SMOKE_SENTENCE])
     records = {**records_in(reports_root() / record.preset), record.id: record}
     verdicts = Judge(records).claims_of_table(record.id)
     if not verdicts:
@@ -331,7 +334,7 @@ def print_verdicts(preset: Preset, papers: Sequence[str], console: Console) -> N
     Raises:
         UserError: an unknown paper.
     """
-    chosen = [_paper(name) for name in papers] or list(PAPERS)
+    chosen = [one_of("--paper", name, PAPERS) for name in papers] or list(PAPERS)
     if preset == "smoke":
         console.print(SMOKE_REASON, markup=False)
         return
@@ -363,10 +366,3 @@ def _print_claim(verdict: ClaimVerdict, console: Console) -> None:
     console.print(f"  {verdict.claim.id}  {verdict.label}", markup=False)
     console.print(f"      “{verdict.claim.quote}”", markup=False, style="dim")
     console.print(f"      {verdict.reason}", markup=False)
-
-
-def _paper(name: str) -> Paper:
-    for paper in PAPERS:
-        if paper == name:
-            return paper
-    raise UserError(f"--paper {name}: {nearest(name, PAPERS)} (allowed: {', '.join(PAPERS)})")

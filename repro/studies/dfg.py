@@ -231,6 +231,7 @@ def note_study(experiment: Experiment, study: Study, trained: Sequence[Trained],
     settings, protocol = study.settings, study.protocol
     experiment.uses_data(f"{study.train.name} train", study.train.manifest)
     experiment.uses_data(f"{study.test.name} test", study.test.manifest)
+    experiment.evaluates(f"{study.test.name}/{study.test.split}", study.test.ids)
     for one in trained:
         experiment.uses_run(one.result.key)
     experiment.reads(dfg__model_choice="last", dfg__baseline_recipe="shared", dfg__cmwgan="reconstruction")

@@ -216,6 +216,7 @@ def note_trials(experiment: Experiment, outcomes: Sequence[Outcome]) -> None:
     for study in studies.values():
         for images in (study.images.train, study.images.test, *([study.images.val] if validated else [])):
             experiment.uses_data(f"{images.name}/{images.split}", images.manifest, skipped=len(images.skipped))
+        experiment.evaluates(f"{study.images.test.name}/{study.images.test.split}", study.images.test.ids)
         _note_study(experiment, study.settings)
     own = [outcome.trial for outcome in outcomes if outcome.trial.method == "ega"]
     if own and isinstance(settings := own[0].settings, EGASettings):

@@ -115,6 +115,7 @@ def note_subject(experiment: Experiment, subject: Subject) -> None:
     """Put data, weights and readings into the record, and every difference from the printed table's setting."""
     settings = subject.settings
     experiment.uses_data(subject.images.name, subject.images.manifest, skipped=len(subject.images.skipped))
+    experiment.evaluates(f"{subject.images.name}/{subject.images.split}", subject.images.ids)
     if subject.training is not None:
         experiment.uses_run(subject.training.key)
     experiment.reads(scorecampp__target=settings.target)

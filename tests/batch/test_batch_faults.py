@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from repro.batch.runner import Outcome, Runner, make_jobs
 from repro.catalogue import Table, all_tables
 from repro.cli import app
-from repro.evidence.record import InvalidRecord, load_attempt, load_record, record_of
+from repro.evidence.record import InvalidRecord, load_attempt, load_record
 from repro.files import atomic_path
 from repro.project import UserError
 from repro.report.html import bullet_list, key_value_table
@@ -34,10 +34,15 @@ def run_all(images: int) -> list[Outcome]:
     return Runner(jobs_at_once=2).run(make_jobs(all_tables(), "smoke", {"images": images}))
 
 
+def trial(table: Table) -> Path:
+    """Where runs with a number of images of their own go."""
+    return table.report("smoke", trial=True)
+
+
 def check_whole_or_absent() -> None:
     """Every record on disk is valid; no attempt claims to be running."""
     for table in all_tables():
-        folder = table.report("smoke")
+        folder = trial(table)
         if (folder / "result.json").exists():
             load_record(folder)
         attempt = load_attempt(folder)
@@ -48,9 +53,9 @@ def check_finished(images: int) -> None:
     """A further call leaves nothing undone, and the numbers are those asked for."""
     assert all(outcome.good for outcome in run_all(images))
     for table in all_tables():
-        record = record_of(table, "smoke")
-        assert record is not None and [row.value for row in record.rows] == [images]
-        assert not list(table.report("smoke").glob(".*.tmp"))
+        record = load_record(trial(table))
+        assert record.trial and [row.value for row in record.rows] == [images]
+        assert not [path.name for path in trial(table).iterdir() if path.name.endswith(".tmp") or path.is_dir()]
 
 
 class Killer(threading.Thread):
@@ -112,8 +117,8 @@ def test_runner_killed(
         process.join()
         kills += process.exitcode == -9
         for table in all_tables():
-            if (table.report("smoke") / "result.json").exists():
-                load_record(table.report("smoke"))
+            if (trial(table) / "result.json").exists():
+                load_record(trial(table))
     check_finished(images)
     check_whole_or_absent()
     injected(kills)
@@ -140,8 +145,7 @@ def test_disk_full_at_the_record(project: Project, monkeypatch: pytest.MonkeyPat
     project("ega/table1", full + "repro.files.os.fsync = fail")
     (outcome,) = run_all(6)
     assert outcome.state == "failed" and "No space left on device" in outcome.error
-    record = record_of(Table("ega/table1"), "smoke")
-    assert record is not None and record.parameters["images"] == 5
+    assert load_record(trial(Table("ega/table1"))).parameters["images"] == 5
     check_whole_or_absent()
 
 
@@ -207,7 +211,7 @@ def test_read_only_reports(project: Project, read_only: Path, monkeypatch: pytes
 def test_other_commands_on_a_full_disk(project: Project, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     from repro import cli
 
-    def full(preset: str) -> Path:
+    def full(preset: str, data_sets: object) -> list[Path]:
         raise OSError(errno.ENOSPC, "No space left on device", "reports/index.html")
 
     monkeypatch.setattr("repro.batch.runner.rebuild_report", full)
@@ -223,7 +227,7 @@ def test_other_commands_on_a_full_disk(project: Project, monkeypatch: pytest.Mon
 def test_damaged_reports(name: str, project: Project, injected: Callable[[int], None]) -> None:
     project("ega/table1", "")
     run_all(5)
-    folder = Table("ega/table1").report("smoke")
+    folder = trial(Table("ega/table1"))
     path = folder / name
     whole = path.read_bytes()
     damages = [] if name == "index.html" else [b"", whole[: len(whole) // 2], b"\xff\xfe", b"[]", b"{}"]
@@ -245,7 +249,7 @@ def test_clocks_do_not_matter(project: Project) -> None:
     notebook = project("ega/table1", "")
     run_all(5)
     for when in (1e9, 4.1e9):
-        for path in [notebook, *Table("ega/table1").report("smoke").iterdir()]:
+        for path in [notebook, *trial(Table("ega/table1")).iterdir()]:
             os.utime(path, (when, when))
         assert [outcome.state for outcome in run_all(5)] == ["unchanged"]
 
@@ -258,7 +262,7 @@ def test_html_is_escaped(project: Project, injected: Callable[[int], None]) -> N
     project("ega/table1", f"raise ValueError({evil!r})")
     project("ega/table2", f"print({evil!r})\n{evil!r}")
     run_all(5)
-    pages = [Table(f"ega/table{number}").report("smoke") / "index.html" for number in (1, 2)]
+    pages = [trial(Table("ega/table1")) / "attempt" / "index.html", trial(Table("ega/table2")) / "index.html"]
     for page in [*pages, write_dashboard("smoke")]:
         text = page.read_text()
         assert "<script" not in text and "onerror=alert(1)>" not in text and "<img src=x" not in text

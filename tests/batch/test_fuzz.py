@@ -15,7 +15,7 @@ from repro.parameters import preset_values
 from repro.project import UserError
 
 Project = Callable[[str, str], Path]
-GOOD = {"preset": "quick", "images": 50, "rate": 0.1, "method": "scorecam", "seeds": [0, 1]}
+GOOD = {"preset": "quick", "images": 50, "rate": 0.1, "method": "label", "seeds": [0, 1]}
 VALUES = [
     None,
     True,
@@ -116,7 +116,7 @@ WORDS = [
     "../..",
     "/etc/passwd",
     "a" * 3000,
-    "method=scorecam",
+    "method=label",
     "preset=paper",
     "--set=images=-5",
     "images={a: 1}",

@@ -8,11 +8,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
+import yaml
 
 from repro.batch.runner import Outcome, Runner, make_jobs
 from repro.catalogue import Table, all_tables
-from repro.evidence.record import load_attempt, record_of
+from repro.evidence.record import load_attempt, load_record, record_of
+from repro.project import UserError
 from repro.report.pages import write_dashboard
 
 Project = Callable[[str, str], Path]
@@ -34,7 +37,7 @@ def test_one_failure_does_not_stop_the_others(project: Project) -> None:
         "ega/table3": "failed",
     }
     assert "no such bird" in outcomes["ega/table2"].error
-    page = (Table("ega/table2").report("smoke") / "index.html").read_text()
+    page = outcomes["ega/table2"].job.page.read_text()
     assert "This notebook failed" in page and "<script" not in page and "no such bird" in page
     # a killed kernel leaves a notebook that looks finished; only the record tells
     assert record_of(Table("ega/table3"), "smoke") is None
@@ -52,41 +55,109 @@ def test_a_second_run_does_nothing_and_a_changed_parameter_runs_again(project: P
     assert {outcome.state for outcome in run_all(images=5).values()} == {"done"}
 
 
-def test_a_failed_rerun_keeps_the_record_but_is_failed(project: Project) -> None:
+def contents(folder: Path) -> dict[str, bytes]:
+    """What a reader of a good run sees; the state of the latest attempt stands beside it."""
+    kept = ("result.json", "index.html", "notebook.ipynb")
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name in kept or path.suffix == ".png"}
+
+
+def test_a_failed_rerun_stands_beside_the_good_one(project: Project) -> None:
     project("ega/table1", "value = 1")
     run_all()
+    folder = Table("ega/table1").report("smoke")
+    good = contents(folder)
+    assert len(good) == 3
     project("ega/table1", "raise RuntimeError('later')")
-    assert run_all()["ega/table1"].state == "failed"
-    attempt = load_attempt(Table("ega/table1").report("smoke"))
-    assert attempt is not None and attempt.state == "failed"
-    assert record_of(Table("ega/table1"), "smoke") is not None
+    outcome = run_all()["ega/table1"]
+    assert outcome.state == "failed" and "later" in outcome.job.page.read_text()
+    assert outcome.job.page == folder / "attempt" / "index.html"
+    assert contents(folder) == good
+    dashboard = write_dashboard("smoke").read_text()
+    assert "the numbers are those of the last good run" in dashboard
+    assert 'href="ega/table1/attempt/index.html"' in dashboard and 'href="ega/table1/index.html"' in dashboard
+    project("ega/table1", "value = 2")
+    assert run_all()["ega/table1"].state == "done" and not (folder / "attempt").exists()
+
+
+@pytest.mark.parametrize("way", ["repro run --set", "papermill", "an edited cell", "another preset's name"])
+def test_a_trial_never_touches_the_presets_record(project: Project, tmp_path: Path, way: str) -> None:
+    """Each way in which a run can carry a preset's name with values of its own."""
+    notebook = project("ega/table1", "value = 1")
+    values = {"preset": "quick", "images": 9, "rate": 0.5, "method": "label", "seeds": [0]}
+    file = tmp_path / "params" / "quick" / "ega" / "table1.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(yaml.safe_dump(values))
+    table = Table("ega/table1")
+    assert Runner(1).run(make_jobs([table], "quick"))[0].state == "done"
+    good = contents(table.report("quick"))
+    trial = table.report("quick", trial=True)
+    if way == "repro run --set":
+        outcome = Runner(1).run(make_jobs([table], "quick", {"images": 2}))[0]
+        assert outcome.state == "done" and outcome.job.page == trial / "index.html"
+        assert "TRIAL" in outcome.job.page.read_text()
+    else:
+        given = {"papermill": values | {"images": 2}, "another preset's name": {"preset": "quick"}}.get(way, {})
+        if way == "an edited cell":
+            text = notebook.read_text()
+            notebook.write_text(text.replace('preset: Preset = \\"smoke\\"', 'preset: Preset = \\"quick\\"'))
+            assert notebook.read_text() != text
+        environment = {**os.environ, "REPRO_RUN_ID": "interactive"}
+        code = f"import papermill; papermill.execute_notebook({str(notebook)!r}, None, {given!r}, progress_bar=False)"
+        subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
+    assert load_record(trial).trial and not load_record(table.report("quick")).trial
+    assert contents(table.report("quick")) == good
+
+
+def test_the_preset_is_said_once(project: Project) -> None:
+    project("ega/table1", "value = 1")
+    with pytest.raises(UserError, match="choose it with --preset"):
+        make_jobs(all_tables(), "smoke", {"preset": "quick"})
 
 
 def obey_interrupts() -> None:
-    """A shell makes its background jobs ignore SIGINT; the runner under test must not inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """A shell makes its background jobs ignore SIGINT, `nohup` SIGHUP; the runner under test must not inherit that."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
-def test_interrupt_ends_every_process(project: Project, tmp_path: Path) -> None:
-    marker = tmp_path / "kernel.pid"
-    project("ega/table1", f"import os, time, pathlib; pathlib.Path({str(marker)!r}).write_text(str(os.getpid()))\n"
-            "time.sleep(600)")  # fmt: skip
-    command = [sys.executable, "-m", "repro.cli", "run"]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ},
-        preexec_fn=obey_interrupts,
-    )
+def process_of(marker: Path) -> psutil.Process:
+    """The process that writes its id into `marker`, once it has."""
     deadline = time.monotonic() + 120
     while not (marker.exists() and marker.read_text()) and time.monotonic() < deadline:
         time.sleep(0.1)
-    kernel = int(marker.read_text())
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, output
+    return psutil.Process(int(marker.read_text()))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("whom", ["runner", "worker"])
+def test_signals_end_every_process(project: Project, tmp_path: Path, number: signal.Signals, whom: str) -> None:
+    marker = tmp_path / "kernel.pid"
+    body = f"import os, time, pathlib; pathlib.Path({str(marker)!r}).write_text(str(os.getpid()))\ntime.sleep(600)"
+    project("ega/table1", body)
+    command = [sys.executable, "-m", "repro.cli", "run"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=obey_interrupts
+    )
+    kernel = process_of(marker)
+    (worker,) = psutil.Process(process.pid).children()
+    {"runner": process, "worker": worker}[whom].send_signal(number)
+    output, _ = process.communicate(timeout=15)
+    assert process.returncode == (128 + number if whom == "runner" else 1), output
     assert "Traceback" not in output
-    with pytest.raises(ProcessLookupError):
-        os.kill(kernel, 0)
+    psutil.wait_procs([kernel, worker], timeout=2)
+    assert not kernel.is_running() and not worker.is_running()
+    attempt = load_attempt(Table("ega/table1").report("smoke"))
+    assert attempt is not None and attempt.state in ("interrupted", "failed") and "stopped by SIG" in attempt.error
+
+
+def test_a_killed_runner_takes_its_workers_along(project: Project, tmp_path: Path) -> None:
+    marker = tmp_path / "kernel.pid"
+    body = f"import os, time, pathlib; pathlib.Path({str(marker)!r}).write_text(str(os.getpid()))\ntime.sleep(600)"
+    project("ega/table1", body)
+    process = subprocess.Popen([sys.executable, "-m", "repro.cli", "run"], stdout=subprocess.DEVNULL)
+    kernel = process_of(marker)
+    family = [kernel, *psutil.Process(process.pid).children()]
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive

@@ -7,11 +7,11 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-PARAMETERS = """preset: Literal["smoke", "quick", "paper"] = "smoke"  # which preset
+PARAMETERS = """preset: Preset = "smoke"  # which preset
 images: PositiveInt = 4  # number of images
 rate: PositiveFloat = 0.5  # a learning rate
-method: Literal["gradcam", "scorecam"] = "gradcam"  # which explainer
-seeds: list[int] = [0]  # one run each"""
+method: ExplainedClass = "predicted"  # which class
+seeds: list[NonNegativeInt] = [0]  # one run each"""
 
 # A notebook of the real shape, but without the import of torch, which would cost seconds in every test.
 SAVE = """
@@ -19,14 +19,15 @@ import os
 from repro.catalogue import Table
 from repro.evidence.provenance import Provenance, inputs_hash
 from repro.evidence.record import Record, Row
-from repro.parameters import parameters_hash
+from repro.parameters import is_trial, parameters_hash
 values = {"preset": preset, "images": images, "rate": rate, "method": method, "seeds": seeds}
 digest = parameters_hash(values)
 provenance = Provenance(commit=None, dirty=None, inputs_hash=inputs_hash(table, digest), libraries={}, python="3",
                         device="test", threads=1, started="now", wall_seconds=0.0, peak_memory_bytes=1)
 row = Row(method=method, metric="images", value=images, dataset="none")
-Record(id=table.id, title="t", preset=preset, run_id=os.environ["REPRO_RUN_ID"], parameters=values,
-       parameters_hash=digest, rows=[row], provenance=provenance).save(table.report(preset))
+trial = is_trial(table, values)
+Record(id=table.id, title="t", preset=preset, trial=trial, run_id=os.environ["REPRO_RUN_ID"], parameters=values,
+       parameters_hash=digest, rows=[row], provenance=provenance).save(table.report(preset, trial))
 """
 
 
@@ -39,7 +40,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, s
     def add(id: str, body: str) -> Path:
         cells = [
             new_markdown_cell(f"# {id}\n\nAn equation: $y^c = \\frac{{1}}{{2}}$."),
-            new_code_cell("from typing import Literal\nfrom pydantic import PositiveFloat, PositiveInt\nimport repro"),
+            new_code_cell(
+                "from pydantic import NonNegativeInt, PositiveFloat, PositiveInt\n"
+                "from repro.vocabulary import ExplainedClass, Preset\nimport repro"
+            ),
             new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
             new_code_cell(f"from repro.catalogue import Table\ntable = Table({id!r})"),
             new_code_cell(body),

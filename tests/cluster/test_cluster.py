@@ -102,7 +102,7 @@ def test_stand_in_cluster(project: Project, tmp_path: Path) -> None:  # noqa: F8
     assert all("-t 30 --mem 4000" in line and "--cpus-per-task=1" in line for line in submitted)
     assert record_of(Table("dfg/table1"), "smoke") and record_of(Table("ega/table1"), "smoke")
     assert record_of(Table("ega/table2"), "smoke"), "the failed re-run cost the earlier record"
-    assert "on purpose" in (Table("ega/table2").report("smoke") / "index.html").read_text()
+    assert "on purpose" in (Table("ega/table2").report("smoke") / "attempt" / "index.html").read_text()
     project("ega/table2", "mended = True")
     second = repro(tmp_path, *options)
     assert second.returncode == 0, second.stdout + second.stderr

@@ -13,7 +13,7 @@ from repro.evidence.judgement import Judge, found_verdicts, load_stated
 from repro.evidence.record import records_in
 from repro.project import UserError, code_root
 from repro.report.pages import write_dashboard
-from repro.report.readme import write_results
+from repro.report.readme import results_text
 from repro.report.verdict_views import Scale, notebook_verdicts, print_verdicts, state_verdicts
 
 TABLE3 = "scorecampp/table3_imagenet_resnet18"
@@ -67,7 +67,7 @@ def pages(tmp_path_factory):
         patch.delenv("REPRO_REPORTS", raising=False)
         for preset in ("smoke", "quick"):
             write_dashboard(preset)
-        write_results()
+        (root / "RESULTS.md").write_text(results_text())
         yield root
 
 

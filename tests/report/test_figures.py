@@ -6,16 +6,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
-from repro.report.plots import save_png
+from repro.report.plots import png_bytes
 
 
 def test_plots_get_a_palette_and_pictures_do_not(tmp_path: Path) -> None:
     plot, axes = plt.subplots()
     axes.plot([0, 1], [0, 1], color="#0072B2")
-    save_png(plot, tmp_path / "plot.png")
+    (tmp_path / "plot.png").write_bytes(png_bytes(plot))
     picture, axes = plt.subplots()
     axes.imshow(np.random.default_rng(0).random((200, 200, 3)))
-    save_png(picture, tmp_path / "picture.png")
+    (tmp_path / "picture.png").write_bytes(png_bytes(picture))
     modes = {name: Image.open(tmp_path / f"{name}.png").mode for name in ("plot", "picture")}
     assert modes["plot"] == "P" and modes["picture"] in ("RGB", "RGBA")
     blue = np.array([0, 0x72, 0xB2])

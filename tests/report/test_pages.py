@@ -1,15 +1,17 @@
 """Committed and freshly made pages: no broken link, fetch or script, texts for pictures, one heading, no host path."""
 
+import re
 import shutil
 
 import nbformat
 import pytest
-from page_checks import faults_of_markdown, faults_of_page
+from page_checks import Page, faults_of_markdown, faults_of_page
 
-from repro.batch.runner import rebuild_page
-from repro.catalogue import all_tables
+from repro.batch.runner import rebuild_report
+from repro.catalogue import Table
+from repro.files import write_changed
 from repro.project import code_root
-from repro.report.html import export_notebook, with_unique_headings
+from repro.report.html import plain, with_unique_headings, write_page
 from repro.report.pages import write_dashboard
 
 ROOT = code_root()
@@ -39,14 +41,14 @@ def test_pages_made_today_are_whole(tmp_path, monkeypatch):
     """One table's page, the dashboard and the evidence pages, by today's templates."""
     shutil.copytree(ROOT / "reports/quick" / ONE_TABLE, tmp_path / "quick" / ONE_TABLE)
     monkeypatch.setenv("REPRO_REPORTS", str(tmp_path))
-    rebuild_page(next(table for table in all_tables() if table.id == ONE_TABLE), "quick")
+    write_page(tmp_path / "quick" / ONE_TABLE, Table(ONE_TABLE), "quick", trial=False)
     write_dashboard("quick")
     pages = sorted(tmp_path.rglob("*.html"))
     assert len(pages) == 7
     assert not {path.name: faults for path in pages if (faults := faults_of_page(path.read_text(), path))}
 
 
-def test_a_notebook_with_everything_becomes_a_whole_page(tmp_path):
+def test_a_notebook_with_everything_becomes_a_whole_page(tmp_path, monkeypatch):
     output = nbformat.v4.new_output("stream", text="1 < 2\n")
     cells = [
         nbformat.v4.new_markdown_cell(
@@ -59,8 +61,79 @@ def test_a_notebook_with_everything_becomes_a_whole_page(tmp_path):
     (folder.parents[1] / "index.html").write_text("")
     (folder / "result.json").write_text("{}")
     nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "notebook.ipynb")
-    export_notebook(folder / "notebook.ipynb", folder / "index.html", "x & y")
+    monkeypatch.setattr(Table, "title", "x & y")
+    write_page(folder, Table("ega/x"), "smoke", trial=False)
     assert not faults_of_page((folder / "index.html").read_text(), folder / "index.html")
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    '<a href="javascript:alert(1)">x</a>',
+    '<a href="data:text/html,<script>alert(1)</script>">x</a>',
+    '<svg onload="alert(1)"><script>alert(1)</script></svg>',
+    '<iframe src="https://example.org"></iframe><object data="x"></object><embed src="x"><form action="x"></form>',
+    '<img src="https://example.org/pixel.png" alt="x"><link rel="stylesheet" href="https://example.org/x.css">',
+    '<p style="background:url(https://example.org/x)">x</p><style>@import "https://example.org/x";</style>',
+    '<math><mi xlink:href="javascript:alert(1)">x</mi></math><base href="https://example.org">',
+    '<meta http-equiv="refresh" content="0;url=https://example.org">',
+]
+
+
+@pytest.mark.parametrize("evil", HOSTILE)
+@pytest.mark.parametrize("where", ["markdown", "output"])
+def test_pages_pass_on_only_what_is_listed(tmp_path, monkeypatch, evil, where):
+    output = nbformat.v4.new_output("display_data", data={"text/html": evil})
+    cell = {
+        "markdown": nbformat.v4.new_markdown_cell(f"# x\n\n{evil}"),
+        "output": nbformat.v4.new_code_cell("1", outputs=[output]),
+    }[where]
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "notebook.ipynb")
+    monkeypatch.setattr(Table, "title", "x")
+    write_page(tmp_path, Table("ega/x"), "smoke", trial=False)
+    page = Page((tmp_path / "index.html").read_text())
+    assert not page.named("script", "iframe", "object", "embed", "form", "link", "base")
+    assert len(page.named("meta")) == 2 and page.style.count("@import") == 0
+    for tag, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on")], tag
+        for name in ("href", "src", "style", "xlink:href"):
+            assert not re.search("javascript|text/html|url\\(", attributes.get(name) or ""), tag
+        assert not (attributes.get("src") or "").startswith("http"), tag
+
+
+def test_markdown_of_records_holds_no_links() -> None:
+    assert "](" not in plain("[x](javascript:alert(1)) ![x](https://example.org/x.png)")
+    assert plain("[−9.4, −2.2] and a|b <b>") == "[−9.4, −2.2] and a\\|b &lt;b>"
+
+
+def test_files_are_written_all_or_none_and_only_where_they_differ(tmp_path, monkeypatch):
+    old = {tmp_path / name: "old" for name in "abc"}
+    assert write_changed(old) == list(old) and not write_changed(old)
+    new = dict.fromkeys(old, "new")
+    written = []
+
+    def full(handle):
+        written.append(handle)
+        if len(written) == 3:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("repro.files.os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_changed(new)
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"old"} and len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_second_report_writes_nothing(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "reports/quick" / ONE_TABLE, tmp_path / "reports" / "smoke" / ONE_TABLE)
+    monkeypatch.setenv("REPRO_REPORTS", str(tmp_path / "reports"))
+    assert len(rebuild_report("smoke", list)) == 7
+    monkeypatch.setattr("repro.report.pages.render_all", lambda *_: pytest.fail("made again"))
+    assert rebuild_report("smoke", list) == []
+    monkeypatch.undo()
+    monkeypatch.setenv("REPRO_REPORTS", str(tmp_path / "reports"))
+    page = tmp_path / "reports" / "smoke" / ONE_TABLE / "index.html"
+    page.write_text("damaged")
+    assert rebuild_report("smoke", list) == [page]
 
 
 @pytest.mark.parametrize(
