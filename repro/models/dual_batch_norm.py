@@ -7,14 +7,12 @@ number of devices; `torch.nn.SyncBatchNorm` is not used because converting to it
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 Norm = TypeVar("Norm", bound=nn.BatchNorm2d)
@@ -37,10 +35,9 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         mean, variance, count = _global_moments(features)
         with torch.no_grad():
             self._update_running(mean, variance * count / (count - 1))
-        normalised = (features.float() - mean[:, None, None]) * torch.rsqrt(variance + self.eps)[:, None, None]
-        if self.affine:
-            normalised = normalised * self.weight[:, None, None] + self.bias[:, None, None]
-        return normalised.to(features.dtype)
+        scale = torch.rsqrt(variance + self.eps)
+        weight, bias = (self.weight, self.bias) if self.affine else (torch.ones_like(mean), torch.zeros_like(mean))
+        return cast(Tensor, _Normalise.apply(features, weight, bias, mean, scale, count))
 
     def _update_running(self, mean: Float[Tensor, " c"], variance: Float[Tensor, " c"]) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
@@ -148,14 +145,49 @@ def route_batch_norm(model: nn.Module, route: Route) -> Iterator[None]:
             layer.route = earlier
 
 
+@torch.no_grad()
 def _global_moments(features: Float[Tensor, "n c h w"]) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"], Tensor]:
-    """Mean, biased variance and number of values per channel over all processes; uneven shards are weighted right."""
-    values = features.float()
-    count = values.new_full((1,), values.numel() / values.shape[1])
-    sums = torch.cat([values.sum((0, 2, 3)), values.square().sum((0, 2, 3)), count])
-    first, second, total = all_reduce(sums).split([values.shape[1], values.shape[1], 1])
-    mean = first / total
-    return mean, F.relu(second / total - mean.square()), total.detach()
+    """Mean, biased variance and number of values per channel over all processes; uneven shards are weighted right.
+
+    Means and variances of the shards are merged (Chan, Golub and LeVeque, COMPSTAT 1982): E[x²] − mean² would lose all
+    digits where the mean is large beside the deviation.
+    """
+    variance, mean = torch.var_mean(features.float(), (0, 2, 3), unbiased=False)
+    count = mean.new_full((1,), features.numel() / features.shape[1])
+    gathered = [torch.empty(2 * len(mean) + 1, device=mean.device) for _ in range(dist.get_world_size())]
+    dist.all_gather(gathered, torch.cat([mean, variance, count]))
+    means, variances, counts = torch.stack(gathered).split([len(mean), len(mean), 1], 1)
+    total = counts.sum()
+    # The mean of shard means is taken around the first one, so that its error is that of their differences.
+    merged = means[0] + ((means - means[0]) * counts).sum(0) / total
+    return merged, ((variances + (means - merged).square()) * counts).sum(0) / total, total
+
+
+class _Normalise(torch.autograd.Function):
+    """weight · (x − mean) · scale + bias, where mean and scale are those of the batch of all processes.
+
+    For the backward pass it keeps the input alone, as the plain layer; sums over the batch are exchanged there.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor, count: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(features, weight, mean, scale, count)
+        centred = (features.float() - mean[:, None, None]) * (scale * weight)[:, None, None]
+        return (centred + bias[:, None, None]).to(features.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+        features, weight, mean, scale, count = ctx.saved_tensors
+        gradient = gradients[0].float()
+        normed = (features.float() - mean[:, None, None]) * scale[:, None, None]
+        shift, stretch = gradient.sum((0, 2, 3)), (gradient * normed).sum((0, 2, 3))
+        sums = torch.stack([shift, stretch])
+        dist.all_reduce(sums)
+        first, second = (sums / count)[:, :, None, None]
+        back = (gradient - first - normed * second) * (scale * weight)[:, None, None]
+        return back.to(features.dtype), stretch.to(weight.dtype), shift.to(weight.dtype), None, None, None
 
 
 def _dual(layer: nn.BatchNorm2d) -> DualBatchNorm2d:
