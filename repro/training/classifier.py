@@ -1,6 +1,5 @@
 """Training and fine-tuning of the classifiers to be explained (ScoreCAM++, appendix C), through the run store."""
 
-import hashlib
 import math
 from collections.abc import Sequence
 from typing import ClassVar, Literal, Protocol, runtime_checkable
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from repro.models.classifiers import ARCHITECTURES, ArchitectureName, Classifier
+from repro.training.draws import cut_out, generator, named_seed, order_of_epoch
 from repro.training.run_store import Run, RunConfig
 
 # Random mirroring and shifting of stored images, a whole batch at once.
@@ -33,9 +33,7 @@ def flip_and_shift(
     mirrored = torch.randint(0, 2, (count, 1), generator=generator).bool() & flip
     rows = (torch.arange(height) + offsets[0]).clamp(0, height - 1)
     columns = (torch.arange(width) + offsets[1]).clamp(0, width - 1)
-    columns = torch.where(mirrored, columns.flip(1), columns)
-    picked = images.permute(0, 2, 3, 1)[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
-    return picked.permute(0, 3, 1, 2)
+    return cut_out(images, rows, columns, mirrored[:, 0])
 
 
 @runtime_checkable
@@ -173,13 +171,8 @@ def batch_of_step(step: int, images: int, batch: int, seed: int) -> tuple[Int[Te
     order; a remainder smaller than a batch is left out, since batch norm cannot take a batch of one.
     """
     epoch, position = divmod(step, images // batch)
-    order = torch.randperm(images, generator=_generator("order", seed, epoch))
-    return order[position * batch : (position + 1) * batch], _generator("augmentation", seed, step)
-
-
-def _generator(purpose: str, seed: int, index: int) -> torch.Generator:
-    digest = hashlib.sha256(f"{purpose} {seed} {index}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    order = order_of_epoch(images, named_seed("order", seed, epoch))
+    return order[position * batch : (position + 1) * batch], generator(named_seed("augmentation", seed, step))
 
 
 def _learners(classifier: Classifier, settings: ClassifierSettings) -> list[nn.Parameter]:
