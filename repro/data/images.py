@@ -6,7 +6,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -94,8 +94,15 @@ class Normalisation:
         return -_column(self.mean, device) / _column(self.std, device)
 
 
+@lru_cache(maxsize=256)
+def constant(values: tuple[float, ...], device: torch.device | None) -> Shaped[Tensor, " n"]:
+    """Numbers on a device, copied there once: a copy from the host would stop every step until it is done."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device)
+
+
 def _column(values: tuple[float, float, float], device: torch.device | None) -> Float[Tensor, "1 3 1 1"]:
-    return torch.tensor(values, device=device).view(1, 3, 1, 1)
+    return constant(values, device).view(1, 3, 1, 1)
 
 
 IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

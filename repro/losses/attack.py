@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from repro.data.images import IMAGENET, Normalisation
+from repro.data.images import IMAGENET, Normalisation, constant
 from repro.models.dual_batch_norm import has_dual_batch_norm, route_batch_norm
 
 Target = Int[Tensor, " n"] | Float[Tensor, "n classes"]
@@ -39,6 +39,10 @@ class AttackSettings:
     statistics: Literal["eval", "train"] = "eval"
     """Mode of the network during the attack: `eval` uses running statistics and changes none of them ("parameters not
     updating", §3.2); `train` is the released code's."""
+
+    precision: Literal["float32", "training"] = "float32"
+    """Of the network during the attack: `training` is that of the training, under which bfloat16 rounds an image by a
+    fifth of ε and gives a sixth of its pixels another value."""
 
     def __post_init__(self) -> None:
         """Reject impossible numbers."""
@@ -92,7 +96,8 @@ def pgd_attack(
         noise = torch.rand_like(origin) * 2 - 1 if noise is None else noise
         moved = _project(origin + radius * noise, origin, radius)
     route = route_batch_norm(model, "adversarial") if has_dual_batch_norm(model) else nullcontext()
-    with _frozen(model, training=settings.statistics == "train"), route:
+    own = torch.autocast(images.device.type, enabled=False) if settings.precision == "float32" else nullcontext()
+    with _frozen(model, training=settings.statistics == "train"), route, own:
         for _ in range(settings.steps):
             gradient = _input_gradient(model, (moved - mean) / std, target)
             moved = _project(moved + settings.step * unit * gradient.sign(), origin, radius)
@@ -105,9 +110,7 @@ def _coordinates(
     """Mean and deviation that lead from `images` to the space of the attack, and the unit of ε in that space."""
     if settings.space == "normalised":
         return 0.0, 1.0, 1.0
-    mean, std = (
-        torch.tensor(values, device=device).view(3, 1, 1) for values in (normalisation.mean, normalisation.std)
-    )
+    mean, std = (constant(values, device).view(3, 1, 1) for values in (normalisation.mean, normalisation.std))
     return mean, std, 1 / 255
 
 
