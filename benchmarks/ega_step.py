@@ -15,7 +15,7 @@ import torch
 from repro.data.images import ImageSet
 from repro.evidence.speed import Comparison, SpeedRecord, compared, environment
 from repro.models import CAMNetwork, googlenet_cam, small_cam, vgg16_cam
-from repro.training import EGASettings, StepContext, TrainingSettings, prepare_network
+from repro.training import CAMSettings, EGASettings, Method, StepContext, TrainingSettings, prepare_network
 from repro.training.batches import Batches
 from repro.training.cam import loss_terms, sgd, transformed
 
@@ -23,7 +23,7 @@ BUILDERS: dict[str, Callable[[int], CAMNetwork]] = {"small": small_cam, "vgg16":
 TARGET = 2.9
 
 
-def stepper(network: CAMNetwork, data: ImageSet, settings: EGASettings, device: torch.device) -> Callable[[], float]:
+def stepper(network: CAMNetwork, data: ImageSet, settings: Method, device: torch.device) -> Callable[[], float]:
     """A function that trains one step, on the same batch, and returns its seconds."""
     ingredients = settings.ingredients()
     prepare_network(network, ingredients).to(memory_format=_layout(device)).to(device).train()
@@ -52,8 +52,8 @@ def measure(name: str, side: int, batch_size: int, repeats: int, precision: str,
     training = TrainingSettings.model_validate(
         {"batch_size": batch_size, "resize": None, "crop": None, "precision": precision}
     )
-    plain = stepper(BUILDERS[name](200), data, EGASettings.baseline(training), device)
-    adversarial = stepper(BUILDERS[name](200), data, EGASettings.paper(training), device)
+    plain = stepper(BUILDERS[name](200), data, CAMSettings(training=training), device)
+    adversarial = stepper(BUILDERS[name](200), data, EGASettings(training=training), device)
     for _ in range(2):
         plain(), adversarial()
     pairs = [(1000 * plain(), 1000 * adversarial()) for _ in range(repeats)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import pathlib
+import re
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 Preset = Literal["smoke", "quick", "paper"]
 """Set of parameter values: plumbing in seconds, real but small data, or the paper's own."""
@@ -57,23 +59,25 @@ CAMNetworkName = Literal[
 ThresholdName = Literal["oracle", "fixed", "validation"]
 """How the threshold of a map is chosen: best on the evaluated images, given, or best on held-out images."""
 
-CAMMethod = Literal[
-    "cam",
-    "cam_adversarial",
-    "ega",
-    "backprop",
-    "has",
-    "acol",
-    "spg",
-    "cutmix",
-    "adl",
-    "danet",
-    "ccam",
-    "nl_ccam",
-    "has_ega",
-    "cutmix_ega",
-    "adl_ega",
-]
+_TRAINING = pathlib.Path(__file__).parent / "training"
+_METHOD = re.compile(r'^    id: ClassVar\[str\] = "(\w+)"\n    label: ClassVar\[str\] = "(.+)"$', re.MULTILINE)
+
+
+def cam_method_labels(*places: pathlib.Path) -> dict[str, str]:
+    """Id and label of every localisation method whose class gives itself both, read from the source of `places`.
+
+    So a method is named once, by its class, and naming it here does not import torch.
+    """
+    sources = [
+        path for place in places or (_TRAINING, _TRAINING / "comparators") for path in sorted(place.glob("*.py"))
+    ]
+    return dict(found for path in sources for found in _METHOD.findall(path.read_text(encoding="utf-8")))
+
+
+if TYPE_CHECKING:
+    CAMMethod = str
+else:
+    CAMMethod = Literal[tuple(cam_method_labels())]
 """Methods of weakly supervised localisation that can be trained."""
 
 EGAReading = Literal[
@@ -101,6 +105,7 @@ DFGMethod = Literal[
 OptionalPositiveInt = PositiveInt | None
 OptionalNonNegativeFloat = NonNegativeFloat | None
 OptionalStr = str | None
+OptionalEpochs = list[NonNegativeInt] | None
 OptionalDataset = DatasetName | None
 OptionalCAMNetwork = CAMNetworkName | None
 
@@ -119,8 +124,8 @@ MaskPrecision = Literal["float32", "bfloat16"]
 TrainingPrecision = Literal["32-true", "bf16-mixed"]
 """Of EGA's trainings, as Lightning Fabric names it."""
 
-BatchNormKind = Literal["dual", "shared"]
-"""Whether clean and adversarial examples have batch norms of their own."""
+Readings = dict[str, str | int | float | bool]
+"""Points of the ledger and the options to read them by."""
 
 ClassCrops = Literal["ten", "one"]
 """Crops over which the class is averaged."""

@@ -26,6 +26,8 @@ from pydantic import (
     model_validator,
 )
 
+from repro.vocabulary import cam_method_labels
+
 # What a table cell is called: the address that published numbers, claims and result rows share.
 
 SettingValue = str | int | float | bool
@@ -59,20 +61,7 @@ OWN_METHODS = {
     "whole_transfer": "Whole transfer (control)",
     "reweighting": "Re-weighting (control)",
     "class_balanced": "Class-balanced loss (control)",
-    "backprop": "Backprop",
-    "cam": "CAM",
-    "cam_adversarial": "CAM + adversarial examples",
-    "has": "HaS",
-    "acol": "ACoL",
-    "spg": "SPG",
-    "cutmix": "CutMix",
-    "adl": "ADL",
-    "danet": "DANet",
-    "ccam": "CCAM",
-    "nl_ccam": "NL-CCAM",
-    "has_ega": "HaS + EGA (not published)",
-    "cutmix_ega": "CutMix + EGA (not published)",
-    "adl_ega": "ADL + EGA (not published)",
+    **cam_method_labels(),
     "centre_gaussian": "Centre Gaussian, sees no image (control)",
     "scorecam_area_matched": "Score-CAM at ScoreCAM++'s area (control)",
     "scorecam_eq5": "Score-CAM, eq. 5 literal",

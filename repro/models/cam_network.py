@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 Head = Literal["acol", "cam"]
@@ -151,6 +151,11 @@ def add_after(network: CAMNetwork, stages: Sequence[str], build: Callable[[int],
     channels = stage_channels(network)
     for name in dict.fromkeys(stages):
         setattr(network.backbone, name, nn.Sequential(network.backbone.get_submodule(name), build(channels[name])))
+
+
+def maps_of(maps: Shaped[Tensor, "n classes *rest"], classes: Int[Tensor, " n"]) -> Shaped[Tensor, "n *rest"]:
+    """The map or maps of one class per image."""
+    return maps[torch.arange(len(classes), device=classes.device), classes]
 
 
 def pooled_maps(features: Float[Tensor, "n channels h w"], classifier: nn.Conv2d | nn.Linear) -> CAMOutput:

@@ -2,10 +2,9 @@
 
 from repro.training.batches import TrainingSettings
 from repro.training.cam import (
-    AdversarialExamples,
-    EntropyTerm,
     Ingredient,
     LocalisationMaps,
+    Method,
     OutOfDeviceMemory,
     SeenBatch,
     StepContext,
@@ -21,11 +20,12 @@ from repro.training.classifier import (
     predicted_classes,
     train_classifier,
 )
-from repro.training.ega import EGASettings, train_ega
+from repro.training.ega import AdversarialExamples, CAMSettings, EGASettings, EntropyTerm, train_ega
 from repro.training.run_store import Diverged, Run, RunBusy, RunConfig, RunResult, RunStore
 
 __all__ = [
     "AdversarialExamples",
+    "CAMSettings",
     "ClassifierRun",
     "ClassifierSettings",
     "Diverged",
@@ -33,6 +33,7 @@ __all__ = [
     "EntropyTerm",
     "Ingredient",
     "LocalisationMaps",
+    "Method",
     "OutOfDeviceMemory",
     "Run",
     "RunBusy",

@@ -2,11 +2,10 @@
 of devices.
 """
 
-from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -16,12 +15,11 @@ from torch import Tensor
 
 from repro.data.images import IMAGENET, ImageSet, Normalisation
 from repro.losses.attack import Target
-
-# What every CAM training needs to know, apart from its ingredients.
+from repro.training.draws import cut_out, generator, order_of_epoch, places, seed_of
 
 
 class TrainingSettings(BaseModel):
-    """Optimiser, schedule, batches and augmentation of a CAM training.
+    """Optimiser, schedule, batches and augmentation of a CAM training: what it needs beside its method.
 
     EGA §4.1 says only "resized to 256, randomly cropped to 224, fine-tuned"; the other defaults are DANet's for CUB,
     whose head and protocol text EGA shares (digest §3). Readings: `ega.optimiser.*`.
@@ -94,17 +92,68 @@ class Batch:
         return dict(zip(self.views, values.chunk(len(self.views)), strict=True))
 
 
+@dataclass(frozen=True)
+class Share:
+    """The rows of a batch that belong to this process: neighbours, as equal in number as can be."""
+
+    batch_size: int
+    rank: int = 0
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse an empty share, with a `ValueError`."""
+        if self.batch_size < self.processes:
+            raise ValueError(
+                f"batch_size {self.batch_size} leaves some of {self.processes} devices without an image; "
+                "raise batch_size or use fewer devices"
+            )
+
+    @property
+    def rows(self) -> slice:
+        """Of this process."""
+        return self._rows(self.rank)
+
+    @property
+    def weight(self) -> float:
+        """Factor for a mean over this share, so that the mean over processes is that over the batch."""
+        return len(range(*self.rows.indices(self.batch_size))) * self.processes / self.batch_size
+
+    def whole(self, share: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "batch ..."]:
+        """The rows of all processes in the order of the batch, without gradient, for what mixes images."""
+        if self.processes == 1:
+            return share
+        sizes = [len(range(*self._rows(rank).indices(self.batch_size))) for rank in range(self.processes)]
+        padded = share.new_zeros((max(sizes), *share.shape[1:]))
+        padded[: len(share)] = share
+        shares = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(shares, padded)
+        return torch.cat([values[:size] for values, size in zip(shares, sizes, strict=True)])
+
+    def total(self, value: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """The sum of a number over all processes, without gradient."""
+        if self.processes > 1:
+            value = value.detach().clone()
+            dist.all_reduce(value)
+        return value
+
+    def ratio(self, total: Float[Tensor, ""], count: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """Total over count, both summed over all processes, as a mean over this share (see `weight`)."""
+        return total * self.processes / (self.total(count).clamp(min=1) * self.weight)
+
+    def _rows(self, rank: int) -> slice:
+        return slice(rank * self.batch_size // self.processes, (rank + 1) * self.batch_size // self.processes)
+
+
 class StepRandom:
     """Random numbers of one step, drawn for the global batch and cut to the rows of this process."""
 
-    def __init__(self, seed: int, step: int, batch_size: int, rows: slice, device: torch.device) -> None:
-        self._generator = torch.Generator(device).manual_seed(_mix(seed, 1, step))
-        self._batch_size, self._rows, self._device = batch_size, rows, device
+    def __init__(self, seed: int, step: int, share: Share, device: torch.device) -> None:
+        self.share = share
+        self._generator, self._device = generator(seed_of(seed, 1, step), device), device
 
     def uniform(self, *shape: int) -> Float[Tensor, "n ..."]:
         """Numbers in [0, 1), one array of `shape` for each image of this process."""
-        drawn = torch.rand(self._batch_size, *shape, generator=self._generator, device=self._device)
-        return drawn[self._rows]
+        return self.shared(self.share.batch_size, *shape)[self.share.rows]
 
     def shared(self, *shape: int) -> Float[Tensor, "..."]:
         """Numbers in [0, 1), the same in all processes: for what is drawn once per step."""
@@ -112,7 +161,10 @@ class StepRandom:
 
 
 class Batches:
-    """Batches of an image set on a device, augmented there; the last, incomplete batch of an epoch is left out."""
+    """Batches of an image set on a device, augmented there; the last, incomplete batch of an epoch is left out.
+
+    Images that stay on the host are read one batch ahead by a thread, into pinned memory.
+    """
 
     def __init__(
         self,
@@ -123,20 +175,20 @@ class Batches:
         rank: int = 0,
         processes: int = 1,
     ) -> None:
-        """Rows `rank`, of `processes` equal shares, of every batch.
+        """Rows of process `rank`, of `processes` shares, of every batch.
 
         Raises:
-            ValueError: there are fewer images than a batch has, or the batch cannot be shared evenly.
+            ValueError: there are fewer images than a batch has, or fewer images in a batch than processes.
         """
         if len(data) < settings.batch_size:
             raise ValueError(f"batch_size is {settings.batch_size}, but {data.name!r} has {len(data)} images; lower it")
-        if settings.batch_size % processes:
-            raise ValueError(f"batch_size {settings.batch_size} cannot be shared evenly by {processes} processes")
+        self.share = Share(settings.batch_size, rank, processes)
         self._data, self._settings, self._seed, self._device = data, settings, seed, device
         self._images = data.images.to(device) if _fits(data.images, device) else data.images
-        share = settings.batch_size // processes
-        self._rows = slice(rank * share, (rank + 1) * share)
+        self._labels = data.labels.to(device)
         self._order: tuple[int, Int[Tensor, " n"]] = (-1, torch.empty(0, dtype=torch.int64))
+        self._ahead: tuple[int, Future[Tensor]] | None = None
+        self._reader = ThreadPoolExecutor(1) if device.type != self._images.device.type else None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -145,24 +197,33 @@ class Batches:
 
     def random(self, step: int) -> StepRandom:
         """The random numbers of a step; every call starts the same sequence again."""
-        return StepRandom(self._seed, step, self._settings.batch_size, self._rows, self._device)
+        return StepRandom(self._seed, step, self.share, self._device)
 
     def indices(self, step: int) -> Int[Tensor, " n"]:
         """Positions in the image set of this process's share of a step."""
         epoch, within = divmod(step, self.steps_per_epoch)
         if self._order[0] != epoch:
-            generator = torch.Generator().manual_seed(_mix(self._seed, 0, epoch))
-            self._order = (epoch, torch.randperm(len(self._data), generator=generator))
+            self._order = (epoch, order_of_epoch(len(self._data), seed_of(self._seed, 0, epoch)))
         size = self._settings.batch_size
-        return self._order[1][within * size : (within + 1) * size][self._rows]
+        return self._order[1][within * size : (within + 1) * size][self.share.rows]
 
     def at(self, step: int, random: StepRandom) -> Batch:
         """The augmented, normalised batch of a step; `random` is read first for crops and flips."""
-        indices = self.indices(step)
-        images = self._images[indices.to(self._images.device)].to(self._device, non_blocking=True)
-        pixels = augment(images, random, self._settings)
-        labels = self._data.labels[indices].to(self._device)
+        labels = self._labels[self.indices(step).to(self._device, non_blocking=True)]
+        pixels = augment(self._pixels(step), random, self._settings)
         return Batch(normalised(pixels, self._settings), labels, target=labels)
+
+    def _pixels(self, step: int) -> UInt8[Tensor, "n 3 h w"]:
+        if self._reader is None:
+            return self._images[self.indices(step).to(self._images.device, non_blocking=True)]
+        ahead = self._ahead if self._ahead and self._ahead[0] == step else None
+        images = (ahead[1] if ahead else self._reader.submit(self._read, self.indices(step))).result()
+        self._ahead = (step + 1, self._reader.submit(self._read, self.indices(step + 1)))
+        return images.to(self._device, non_blocking=True)
+
+    def _read(self, indices: Int[Tensor, " n"]) -> UInt8[Tensor, "n 3 h w"]:
+        images = self._images[indices]
+        return images.pin_memory() if self._device.type == "cuda" else images
 
 
 def augment(
@@ -179,12 +240,8 @@ def augment(
     if rows > height or columns > width:
         raise ValueError(f"crop is {settings.crop}, but images are {height}×{width}; lower crop or set resize")
     top, left, mirror = random.uniform(3).unbind(1)
-    y = (top * (height - rows + 1)).long()[:, None] + torch.arange(rows, device=images.device)
-    x = (left * (width - columns + 1)).long()[:, None] + torch.arange(columns, device=images.device)
-    if settings.flip:
-        x = torch.where(mirror[:, None] < 0.5, x.flip(1), x)
-    image = torch.arange(len(images), device=images.device)
-    return images[image[:, None, None], :, y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)
+    mirrored = (mirror < 0.5) & settings.flip
+    return cut_out(images, places(top, rows, height), places(left, columns, width), mirrored)
 
 
 def resized(images: UInt8[Tensor, "n 3 h w"], side: int | None) -> UInt8[Tensor, "n 3 side side"]:
@@ -201,30 +258,8 @@ def normalised(images: UInt8[Tensor, "n 3 h w"], settings: TrainingSettings) -> 
     return inputs.contiguous(memory_format=torch.channels_last if inputs.is_cuda else torch.contiguous_format)
 
 
-def whole_batch(share: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "batch ..."]:
-    """The rows of all processes in the order of the batch, for what mixes images; one process has them already."""
-    if not (dist.is_initialized() and dist.get_world_size() > 1):
-        return share
-    shares = [torch.empty_like(share, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
-    dist.all_gather(shares, share.contiguous())
-    return torch.cat(shares)
-
-
-def own_share(batch: Shaped[Tensor, "batch ..."]) -> Shaped[Tensor, "n ..."]:
-    """The rows of this process in an array for the whole batch."""
-    if not (dist.is_initialized() and dist.get_world_size() > 1):
-        return batch
-    return batch.chunk(dist.get_world_size())[dist.get_rank()]
-
-
 def _fits(images: Tensor, device: torch.device) -> bool:
     """Whether a quarter of the free memory of a GPU takes the whole set; on a CPU it stays where it is."""
     if device.type != "cuda":
         return False
     return images.numel() < torch.cuda.mem_get_info(device)[0] // 4
-
-
-def _mix(*numbers: int) -> int:
-    """A seed that differs for every tuple of numbers."""
-    entropy: Sequence[int] = [number % 2**32 for number in numbers]
-    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))

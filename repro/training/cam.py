@@ -1,28 +1,27 @@
 """The training loop of every CAM method: the baseline with no ingredients, EGA and the comparators with theirs."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, cast
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
 from lightning_fabric import Fabric
+from pydantic import BaseModel, ConfigDict
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from repro.data.images import ImageSet, Normalisation
-from repro.losses.attack import AttackSettings, pgd_attack
-from repro.losses.cam import EntropyForm, Reduction, cam_entropy, ega_loss
+from repro.losses.cam import Reduction, ega_loss
 from repro.metrics.classification import ten_crop_scores
-from repro.models.cam_network import CAMNetwork, CAMOutput
-from repro.models.dual_batch_norm import has_dual_batch_norm, route_batch_norm, to_dual_batch_norm, to_global_batch_norm
+from repro.models.cam_network import CAMNetwork, CAMOutput, maps_of
+from repro.models.dual_batch_norm import to_global_batch_norm
 from repro.training.batches import Batch, Batches, StepRandom, TrainingSettings, normalised, resized
 from repro.training.run_store import Diverged, Run
 
-# Add-ons to the CAM training loop: what a method changes, and nothing else.
-#
 # A method of weakly supervised localisation is a list of ingredients. Each overrides the hooks it needs; the defaults
 # do nothing. EGA is `[AdversarialExamples(...), EntropyTerm(...)]`, plain CAM is `[]`.
 
@@ -54,6 +53,10 @@ class SeenBatch:
 class Ingredient:
     """Hooks of the training loop and of localisation; every default does nothing."""
 
+    def classification_weight(self) -> float:
+        """Factor for the cross-entropy of the network itself."""
+        return 1.0
+
     def wrap_network(self, network: CAMNetwork) -> CAMNetwork:
         """Add layers, before the optimiser is built; called once, for training and again when weights are loaded."""
         return network
@@ -75,51 +78,50 @@ class Ingredient:
         return None
 
 
-@dataclass(frozen=True)
-class AdversarialExamples(Ingredient):
-    """Adds an adversarial view of every image (EGA §3.2); stands last among those that change images."""
+class Method(BaseModel, ABC):
+    """A way to train a CAM network and to localise with it; a subclass adds its settings and `ingredients`.
 
-    attack: AttackSettings
-    batch_norm: Literal["dual", "shared"] = "dual"
-    """`dual`: adversarial images have batch norms of their own; `shared`: all go through one, as the released VGG."""
+    A class with an `id` is a method that tables can name (`repro.training.comparators.METHODS`); its label and the list
+    of names that parameters may take follow from the class.
+    """
 
-    def wrap_network(self, network: CAMNetwork) -> CAMNetwork:
-        """Make the batch norms dual, unless shared.
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    id: ClassVar[str]
+    """Name in parameters and published tables."""
+    label: ClassVar[str]
+    """Name for readers, where a table does not print one."""
+    source: ClassVar[str]
+    """Where it was published."""
+    version: ClassVar[int] = 1
+    """Raised by hand whenever the code computes something else from the same settings."""
+    readings: ClassVar[dict[str, str]] = {}
+    """What is done here at each point where paper and code of its authors differ or are not followed (ledger)."""
 
-        Raises:
-            ValueError: dual ones are asked for and the network has none.
-        """
-        if self.batch_norm == "dual":
-            to_dual_batch_norm(network)
-        return network
+    reduction: Reduction = "sum"
+    """How the cross-entropies of several views are put together; with one view both are the same."""
+    training: TrainingSettings = TrainingSettings()
+    """Optimiser, schedule and augmentation: those of the notebook, equal for all methods."""
 
-    def transform_batch(self, batch: Batch, context: StepContext) -> Batch:
-        """Append the adversarial view."""
-        noise = context.random.uniform(*batch.images.shape[1:]) * 2 - 1 if self.attack.random_start else None
-        moved = pgd_attack(context.network, batch.images, batch.target, self.attack, context.normalisation, noise)
-        return replace(batch, images=torch.cat([batch.images, moved]), views=("clean", "adversarial"))
+    @abstractmethod
+    def ingredients(self) -> list[Ingredient]:
+        """Add-ons of the CAM loop, in order."""
 
-    def forward_context(self, context: StepContext) -> AbstractContextManager[None]:
-        """Clean half through the main batch norms, adversarial half through the auxiliary ones."""
-        network = context.network
-        return route_batch_norm(network, "mixed") if has_dual_batch_norm(network) else nullcontext()
+    def for_classes(self, classes: Sequence[str]) -> "Method":
+        """The settings for a data set with these classes; most are the same on all."""
+        return self
+
+    @property
+    def trained_as(self) -> "Method":
+        """The method whose training is used: another one where only the maps differ."""
+        return self
 
 
-@dataclass(frozen=True)
-class EntropyTerm(Ingredient):
-    """Adds λ · entropy of the class activation maps of each view (EGA eq. 8)."""
+class Comparator(Method, Ingredient):
+    """A method whose settings are its one ingredient: a subclass adds fields and the hooks it needs."""
 
-    form: EntropyForm
-    clean_weight: float
-    adversarial_weight: float
-
-    def losses(self, output: CAMOutput, batch: Batch, context: StepContext) -> dict[str, Float[Tensor, ""]]:
-        """One weighted entropy per view."""
-        weights = {"clean": self.clean_weight, "adversarial": self.adversarial_weight}
-        return {
-            f"entropy_{view}": weights[view] * cam_entropy(maps, batch.labels, self.form)
-            for view, maps in batch.by_view(output.maps).items()
-        }
+    def ingredients(self) -> list[Ingredient]:
+        """Its own hooks."""
+        return [self]
 
 
 # Parameter groups and schedule shared by the WSOL methods (DANet, ACoL, EGA's release).
@@ -185,8 +187,23 @@ def train_cam(
         OutOfDeviceMemory: the GPU is too small for `batch_size`.
     """
     fabric = fabric or Fabric(accelerator="auto", devices=1, precision=settings.precision)
-    torch.manual_seed(seed)
-    network = _on_device(prepare_network(network, ingredients), fabric)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = _on_device(prepare_network(network, ingredients), fabric)
+        _fit(network, data, settings, ingredients, run, seed, reduction, fabric)
+    return dict(network.state_dict())
+
+
+def _fit(
+    network: CAMNetwork,
+    data: ImageSet,
+    settings: TrainingSettings,
+    ingredients: Sequence[Ingredient],
+    run: Run,
+    seed: int,
+    reduction: Reduction,
+    fabric: Fabric,
+) -> None:
     optimizer = sgd(network, network.head_modules(), settings)
     parallel, parallel_optimizer = fabric.setup(network, optimizer)
     parallel.mark_forward_method("cam")
@@ -206,7 +223,6 @@ def train_cam(
         watch.see(step, terms)
         if step % settings.log_every == 0 or step == total - 1:
             watch.log(step, fabric)
-    return dict(network.state_dict())
 
 
 def transformed(batch: Batch, ingredients: Sequence[Ingredient], context: StepContext) -> Batch:
@@ -223,16 +239,20 @@ def loss_terms(
     context: StepContext,
     reduction: Reduction,
 ) -> dict[str, Float[Tensor, ""]]:
-    """The summands of the objective (EGA eq. 8) from one forward pass, by name."""
+    """The summands of the objective (EGA eq. 8) from one forward pass, by name.
+
+    Each is this process's part: their mean over processes is the term of the whole batch, however it was shared.
+    """
     with ExitStack() as stack:
         for ingredient in ingredients:
             stack.enter_context(ingredient.forward_context(context))
         output = cam(batch.images)
     views = list(batch.by_view(output.logits).values())
-    terms = {"classification": ega_loss(views, batch.target, reduction)}
+    weight = math.prod(ingredient.classification_weight() for ingredient in ingredients)
+    terms = {"classification": weight * ega_loss(views, batch.target, reduction)}
     for ingredient in ingredients:
         terms |= ingredient.losses(output, batch, context)
-    return terms
+    return {name: context.random.share.weight * term for name, term in terms.items()}
 
 
 class _Watch:
@@ -288,7 +308,7 @@ def _memory_advice(settings: TrainingSettings, fabric: Fabric) -> Iterator[None]
     try:
         yield
     except torch.OutOfMemoryError as error:
-        share = settings.batch_size // fabric.world_size
+        share = -(-settings.batch_size // fabric.world_size)
         raise OutOfDeviceMemory(
             f"a step with {share} images on each of {fabric.world_size} device(s) does not fit into GPU memory; "
             f"lower batch_size (now {settings.batch_size}), set precision to 'bf16-mixed' or use more devices"
@@ -327,23 +347,19 @@ def evaluate_localisation(
         map_class: `label`, the benchmark's, takes the map of the true class; `prediction` that of the top class.
         batch_size: images a forward pass.
     """
-    device = next(network.parameters()).device
-    training = network.training
-    network.eval()
     maps, scores = [], []
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, settings.precision == "bf16-mixed"):
+    with _evaluating(network, settings) as device:
         for start in range(0, len(data), batch_size):
             rows = slice(start, start + batch_size)
             images = normalised(resized(data.images[rows].to(device), settings.crop), settings)
             output = network.cam(images)
             classes = data.labels[rows].to(device) if map_class == "label" else output.logits.argmax(1)
-            chosen = output.maps[torch.arange(len(classes), device=device), classes]
+            chosen = maps_of(output.maps, classes)
             for ingredient in ingredients:
                 own = ingredient.localise(SeenBatch(network, images, output, classes))
                 chosen = chosen if own is None else own
             maps.append(chosen.float().cpu())
             scores.append(output.logits.float().cpu())
-    network.train(training)
     return LocalisationMaps(torch.cat(maps), torch.cat(scores))
 
 
@@ -357,14 +373,23 @@ def ten_crop_probabilities(
     """
     if settings.crop is None:
         raise ValueError("ten crops need settings.crop, which is None; use the scores of evaluate_localisation")
-    device = next(network.parameters()).device
-    training = network.training
-    network.eval()
     scores = []
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, settings.precision == "bf16-mixed"):
+    with _evaluating(network, settings) as device:
         for start in range(0, len(data), batch_size):
             images = resized(data.images[start : start + batch_size].to(device), settings.resize)
             inputs = normalised(images, settings)
             scores.append(ten_crop_scores(network, inputs, size=settings.crop).float().cpu())
-    network.train(training)
     return torch.cat(scores)
+
+
+@contextmanager
+def _evaluating(network: CAMNetwork, settings: TrainingSettings) -> Iterator[torch.device]:
+    """Evaluation mode and precision inside the block, where the network is; its mode comes back afterwards."""
+    device = next(network.parameters()).device
+    training = network.training
+    network.eval()
+    try:
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, settings.precision == "bf16-mixed"):
+            yield device
+    finally:
+        network.train(training)

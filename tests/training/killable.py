@@ -47,7 +47,7 @@ def classifier(store: RunStore) -> RunResult:
 
 def ega(store: RunStore) -> RunResult:
     """Dual batch norm, attack, entropy and dropout."""
-    settings = EGASettings.paper(TINY.model_copy(update={"epochs": 5, "decay_epochs": (3,)}))
+    settings = EGASettings(training=TINY.model_copy(update={"epochs": 5, "decay_epochs": (3,)}))
     config = EGARun(settings=settings)
     return store.run(config, lambda run: train_ega(network(), squares(), settings, run, seed=3))
 

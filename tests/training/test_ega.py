@@ -1,6 +1,7 @@
 """EGA training: the baseline is a plain loop, terms are those of eq. 8, interruptions change nothing."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ from torch import Tensor
 from repro.losses import AttackSettings, cam_entropy, pgd_attack
 from repro.models import DualBatchNorm2d, route_batch_norm, small_cam
 from repro.training import (
+    CAMSettings,
     Diverged,
     EGASettings,
     Ingredient,
+    Method,
     OutOfDeviceMemory,
     Run,
     StepContext,
@@ -25,7 +28,7 @@ from repro.training import (
     train_cam,
     train_ega,
 )
-from repro.training.batches import Batch, Batches
+from repro.training.batches import Batch, Batches, augment
 from repro.training.cam import loss_terms, set_learning_rate, sgd, transformed
 
 CPU = torch.device("cpu")
@@ -39,7 +42,7 @@ def run_in(folder: Path, seconds: float = 1e9) -> Run:
 
 def test_baseline_step_is_that_of_a_plain_loop(tmp_path: Path) -> None:
     data, reference = squares(), network()
-    state = train_ega(network(), data, EGASettings.baseline(ONE_STEP), run_in(tmp_path), seed=3)
+    state = train_ega(network(), data, CAMSettings(training=ONE_STEP), run_in(tmp_path), seed=3)
     batches = Batches(data, ONE_STEP, 3, CPU)
     batch = batches.at(0, batches.random(0))
     torch.manual_seed(3)
@@ -79,7 +82,7 @@ def test_terms_are_those_of_equation_8_and_weights_are_applied() -> None:
 
 @pytest.mark.parametrize("reading", ["paper", "released"])
 def test_the_entropy_moves_the_network_in_the_papers_reading_only(reading: str, tmp_path: Path) -> None:
-    settings = getattr(EGASettings, reading)(ONE_STEP)
+    settings = EGASettings(training=ONE_STEP) if reading == "paper" else EGASettings.released(ONE_STEP)
     without = settings.model_copy(update={"entropy": None})
     first = train_ega(network(), squares(), settings, run_in(tmp_path / "with"), seed=0)
     second = train_ega(network(), squares(), without, run_in(tmp_path / "without"), seed=0)
@@ -87,9 +90,9 @@ def test_the_entropy_moves_the_network_in_the_papers_reading_only(reading: str, 
     assert same == (reading == "released")
 
 
-@pytest.mark.parametrize("settings", [EGASettings.paper(TINY), EGASettings.baseline(TINY)], ids=["ega", "baseline"])
+@pytest.mark.parametrize("settings", [EGASettings(training=TINY), CAMSettings(training=TINY)], ids=["ega", "baseline"])
 @pytest.mark.parametrize("die_at", [1, 5])
-def test_an_interrupted_training_ends_bit_identical(settings: EGASettings, die_at: int, tmp_path: Path) -> None:
+def test_an_interrupted_training_ends_bit_identical(settings: Method, die_at: int, tmp_path: Path) -> None:
     whole_run = run_in(tmp_path / "whole")
     whole = train_ega(network(), squares(), settings, whole_run, seed=5)
 
@@ -115,7 +118,7 @@ def test_an_interrupted_training_ends_bit_identical(settings: EGASettings, die_a
 
 
 def test_training_learns_and_localises(tmp_path: Path) -> None:
-    settings = EGASettings.paper(TINY.model_copy(update={"epochs": 12, "decay_epochs": (9,)}))
+    settings = EGASettings(training=TINY.model_copy(update={"epochs": 12, "decay_epochs": (9,)}))
     trained, data = network(), squares()
     train_ega(trained, data, settings, run_in(tmp_path), seed=0)
     trained.train()
@@ -168,7 +171,7 @@ def test_out_of_memory_names_the_setting(tmp_path: Path) -> None:
 
 
 def test_dual_batch_norm_is_prepared_and_needed(tmp_path: Path) -> None:
-    settings = EGASettings.paper(TINY)
+    settings = EGASettings(training=TINY)
     prepared = prepare_network(small_cam(3, width=4), settings.ingredients())
     assert any(isinstance(layer, DualBatchNorm2d) for layer in prepared.modules())
     bare = small_cam(3, width=4, batch_norm="none")
@@ -197,16 +200,28 @@ def test_every_image_is_seen_once_an_epoch_in_an_order_of_its_own() -> None:
     assert not torch.equal(epochs[0][:8], Batches(squares(), TINY, 8, CPU).indices(0))
 
 
-def test_shares_of_two_processes_make_the_batch_of_one() -> None:
+@pytest.mark.parametrize("processes", [2, 3, 8])
+def test_shares_make_the_batch_of_one_process_also_where_they_are_uneven(processes: int) -> None:
     whole = Batches(squares(), TINY, 7, CPU)
-    shares = [Batches(squares(), TINY, 7, CPU, rank, 2) for rank in (0, 1)]
+    shares = [Batches(squares(), TINY, 7, CPU, rank, processes) for rank in range(processes)]
     images = [share.at(5, share.random(5)).images for share in shares]
     assert torch.equal(torch.cat(images), whole.at(5, whole.random(5)).images)
+    assert {len(part) for part in images} <= {8 // processes, 8 // processes + 1}
+    means = [share.share.weight * part.mean() for share, part in zip(shares, images, strict=True)]
+    assert torch.stack(means).mean().item() == pytest.approx(torch.cat(images).mean().item(), abs=1e-6)
+    with pytest.raises(ValueError, match="batch_size 8 leaves some of 9 devices"):
+        Batches(squares(), TINY, 7, CPU, 0, 9)
+
+
+def test_reading_ahead_changes_nothing() -> None:
+    plain, ahead = Batches(squares(), TINY, 7, CPU), Batches(squares(), TINY, 7, CPU)
+    ahead._reader = ThreadPoolExecutor(1)
+    for step in (0, 1, 2, 7, 3, 4):  # an epoch has four steps; 7 and 3 were not read ahead
+        found = [batches.at(step, batches.random(step)) for batches in (plain, ahead)]
+        assert torch.equal(found[0].images, found[1].images) and torch.equal(found[0].labels, found[1].labels)
 
 
 def test_crops_come_from_the_image_and_half_are_mirrored() -> None:
-    from repro.training.batches import augment
-
     ramp = torch.arange(32, dtype=torch.uint8).expand(64, 3, 32, 32)  # the value is the column
     batches = Batches(squares(64), TINY.model_copy(update={"batch_size": 64}), 0, CPU)
     columns = augment(ramp, batches.random(0), TINY)[:, 0, 0].int()
@@ -221,7 +236,7 @@ def test_crops_come_from_the_image_and_half_are_mirrored() -> None:
     [({"batch_size": 64}, "32 images"), ({"crop": 40}, "crop is 40, but images are 32×32")],
 )
 def test_what_does_not_fit_the_data_is_named(change: dict, message: str, tmp_path: Path) -> None:
-    settings = EGASettings.baseline(TINY.model_copy(update=change))
+    settings = CAMSettings(training=TINY.model_copy(update=change))
     with pytest.raises(ValueError, match=message):
         train_ega(network(), squares(), settings, run_in(tmp_path), seed=0)
 
@@ -231,6 +246,5 @@ def test_settings_are_checked_and_named_readings_differ() -> None:
         EGASettings(training={"crop": 300})  # type: ignore[arg-type]
     with pytest.raises(ValidationError):
         EGASettings(entropy="softmin")  # type: ignore[arg-type]
-    readings = [EGASettings.paper(), EGASettings.released(), EGASettings.baseline()]
-    assert len({reading.model_dump_json() for reading in readings}) == 3
-    assert EGASettings.model_validate_json(readings[1].model_dump_json()) == readings[1]
+    released = EGASettings.released()
+    assert released != EGASettings() and EGASettings.model_validate_json(released.model_dump_json()) == released

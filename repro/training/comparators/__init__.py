@@ -1,49 +1,13 @@
-"""The methods that EGA is compared with, one module each: settings and the ingredient they stand for."""
+"""Every method of weakly supervised localisation that can be trained, by its id in parameters and published tables."""
 
-from repro.training.comparators.attention import (
-    BackpropSettings,
-    CCAMSettings,
-    CombinedMaps,
-    DANetSettings,
-    DivergentActivation,
-    GradientSegments,
-    NLCCAMSettings,
-    NonLocalBlocks,
-    SelfProducedGuidance,
-    SPGSettings,
-)
-from repro.training.comparators.erasing import (
-    ACoLSettings,
-    ADLSettings,
-    AttentionDropLayers,
-    ComplementaryClassifier,
-    CutMixSettings,
-    HaSSettings,
-    HiddenPatches,
-    MixedBoxes,
-)
-from repro.training.comparators.settings import BorrowsTraining, ComparatorSettings, WithEGA
+from repro.training import ega
+from repro.training.cam import Method
+from repro.training.comparators import attention, erasing
 
-__all__ = [
-    "ACoLSettings",
-    "ADLSettings",
-    "AttentionDropLayers",
-    "BackpropSettings",
-    "BorrowsTraining",
-    "CCAMSettings",
-    "CombinedMaps",
-    "ComparatorSettings",
-    "ComplementaryClassifier",
-    "CutMixSettings",
-    "DANetSettings",
-    "DivergentActivation",
-    "GradientSegments",
-    "HaSSettings",
-    "HiddenPatches",
-    "MixedBoxes",
-    "NLCCAMSettings",
-    "NonLocalBlocks",
-    "SPGSettings",
-    "SelfProducedGuidance",
-    "WithEGA",
-]
+METHODS: dict[str, type[Method]] = {
+    kind.id: kind
+    for module in (ega, erasing, attention)
+    for kind in vars(module).values()
+    if isinstance(kind, type) and issubclass(kind, Method) and "id" in vars(kind)
+}
+"""A class that gives itself an `id` in one of these modules is a method; nothing else needs to know of it."""
