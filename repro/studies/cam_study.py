@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
+from jaxtyping import Float
 from lightning_fabric import Fabric
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from repro.data.images import ImageSet
 from repro.data.load import load_dataset
 from repro.files import content_hash, file_hash
+from repro.losses.cam import unit_range
 from repro.models.cam_backbones import (
     alexnet_gap,
     googlenet_cam,
@@ -26,16 +28,16 @@ from repro.models.cam_backbones import (
 )
 from repro.models.cam_network import CAMNetwork
 from repro.models.weights import find_weights, read_weights
-from repro.studies.cam_methods import MethodSettings, for_classes, method_settings, trained_as
 from repro.studies.localised import Localised, measure
 from repro.training.batches import TrainingSettings
 from repro.training.cam import (
     LocalisationMaps,
+    Method,
     evaluate_localisation,
     prepare_network,
     ten_crop_probabilities,
-    train_cam,
 )
+from repro.training.ega import CAMSettings, train_ega
 from repro.training.run_store import Run, RunConfig, RunResult, RunStore
 from repro.vocabulary import CAMNetworkName
 
@@ -91,7 +93,7 @@ def weights_key(weights: str | None) -> str:
     return content_hash(weights) if weights in (None, "torchvision") else file_hash(find_weights(str(weights)))
 
 
-class StudySettings(BaseModel):
+class LocalisationSettings(BaseModel):
     """Data, network and training that the methods of a table share."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -113,6 +115,21 @@ class StudySettings(BaseModel):
     """Crops that decide the class (reading `ega.metric.class_crops`)."""
     on_bad_image: Literal["stop", "skip"] = "stop"
     training: TrainingSettings = TrainingSettings()
+
+    @property
+    def evaluated_size(self) -> int | None:
+        """Side at which evaluated images are read: that of the crop where there is one of resized images (EGA §4.1), so
+        that an original is scaled once."""
+        return self.image_size if self.training.resize is None else self.training.crop
+
+
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "cub": {"epochs": 100, "decay_epochs": (80,)},
+    "ilsvrc": {"epochs": 20, "decay_epochs": (10, 15)},
+    "openimages30k": {"epochs": 10, "decay_epochs": (3, 6, 9)},
+}
+"""The schedule of each data set, equal in all tables, so that a network of several tables is trained once. CUB: DANet;
+OpenImages: the release's README; ILSVRC: ours (the paper and DANet say nothing, SPG and ACoL train 5 to 21 epochs)."""
 
 
 class CAMRun(RunConfig):
@@ -142,12 +159,23 @@ class LocalisationRun(RunConfig):
     class_crops: Literal["ten", "one"]
 
 
-def study_settings(parameters: Mapping[str, Any], **replaced: Any) -> StudySettings:
-    """The settings that a notebook's parameters name; `replaced` overrides single ones."""
+def study_settings(parameters: Mapping[str, Any], **replaced: Any) -> LocalisationSettings:
+    """The settings that a notebook's parameters name; `replaced` overrides single ones.
+
+    Raises:
+        ValueError: epochs are left to the data set, and it has no schedule.
+    """
     values = {**parameters, **replaced}
+    if values.get("epochs") is None or values.get("decay_epochs") is None:
+        if (schedule := SCHEDULES.get(values["dataset"])) is None:
+            raise ValueError(
+                f"epochs or decay_epochs is none, but '{values['dataset']}' has no schedule of its own (only "
+                f"{', '.join(SCHEDULES)} have); give numbers"
+            )
+        values |= {name: value for name, value in schedule.items() if values.get(name) is None}
     training = {name: values[name] for name in TrainingSettings.model_fields if name in values}
-    own = {name: values[name] for name in StudySettings.model_fields if name in values}
-    return StudySettings(training=TrainingSettings(**training), **own)
+    own = {name: values[name] for name in LocalisationSettings.model_fields if name in values}
+    return LocalisationSettings(training=TrainingSettings(**training), **own)
 
 
 @dataclass(frozen=True)
@@ -156,35 +184,46 @@ class StudyImages:
 
     dataset: str
     image_size: int | None
+    evaluated_size: int | None
     train_limit: int | None
     test_limit: int | None
     on_bad_image: Literal["stop", "skip"]
 
     @classmethod
-    def of(cls, settings: StudySettings) -> StudyImages:
+    def of(cls, settings: LocalisationSettings) -> StudyImages:
         """The images that `settings` name, not read yet."""
-        limits = settings.train_images, settings.test_images
-        return cls(settings.dataset, settings.image_size, *limits, settings.on_bad_image)
+        sizes = settings.image_size, settings.evaluated_size
+        return cls(settings.dataset, *sizes, settings.train_images, settings.test_images, settings.on_bad_image)
 
     @cached_property
     def train(self) -> ImageSet:
         """Images of the training."""
-        return self._load("train", self.train_limit)
+        return self._load("train", self.train_limit, self.image_size)
 
     @cached_property
     def test(self) -> ImageSet:
         """Images of the evaluation."""
-        return self._load("test", self.test_limit)
+        return self._load("test", self.test_limit, self.evaluated_size)
 
     @cached_property
     def val(self) -> ImageSet:
         """Held-out images on which τ may be chosen, as many as are evaluated."""
-        return self._load("val", self.test_limit)
+        return self._load("val", self.test_limit, self.evaluated_size)
 
-    def _load(self, split: str, limit: int | None) -> ImageSet:
-        return load_dataset(
-            self.dataset, split=split, limit=limit, size=self.image_size, on_bad_image=self.on_bad_image
-        )
+    @cached_property
+    def _larger(self) -> dict[str, ImageSet]:
+        return {}
+
+    def for_crops(self, images: ImageSet) -> ImageSet:
+        """The evaluated `images` at the size that ten crops are cut from."""
+        if self.evaluated_size == self.image_size:
+            return images
+        if images.split not in self._larger:
+            self._larger[images.split] = self._load(images.split, self.test_limit, self.image_size)
+        return self._larger[images.split]
+
+    def _load(self, split: str, limit: int | None, size: int | None) -> ImageSet:
+        return load_dataset(self.dataset, split=split, limit=limit, size=size, on_bad_image=self.on_bad_image)
 
 
 class OtherMapsRun(LocalisationRun):
@@ -194,20 +233,31 @@ class OtherMapsRun(LocalisationRun):
     settings: dict[str, Any]
 
 
+class EnsembleRun(RunConfig):
+    """Key of one evaluation of an ensemble."""
+
+    kind: ClassVar[str] = "ensemble"
+    trainings: tuple[str, ...]
+    """Keys of the members' trainings."""
+    data: str
+    """Manifest of the evaluated images."""
+    class_crops: Literal["ten", "one"]
+
+
 @dataclass(frozen=True)
 class CamStudy:
     """Images and settings of one study; trainings and evaluations go through the run store."""
 
-    settings: StudySettings
+    settings: LocalisationSettings
     images: StudyImages
     store: RunStore
 
-    def train(self, method: MethodSettings, seed: int, fabric: Fabric | None = None) -> RunResult:
+    def train(self, method: Method, seed: int, fabric: Fabric | None = None) -> RunResult:
         """Train by `method`, or load the finished training; all processes of a launched `fabric` call it together."""
-        settings, method = self.settings, for_classes(trained_as(method), self.images.train.classes)
-        start = weights_key(settings.weights)
+        method = method.trained_as.for_classes(self.images.train.classes)
+        start = weights_key(self.settings.weights)
         state: dict[str, Tensor] | None = None
-        if settings.pretrain_epochs:
+        if self.settings.pretrain_epochs:
             first = self._pretrained(fabric)
             start, state = first.key, first.tensors
 
@@ -215,57 +265,86 @@ class CamStudy:
             network = self._network(seed)
             if state is not None:
                 network.load_state_dict(state)
-            parts = method.ingredients()
-            return train_cam(network, self.images.train, method.training, parts, run, seed, method.reduction, fabric)
+            return train_ega(network, self.images.train, method, run, seed, fabric)
 
         return self.store.run(self._config(method, seed, start), work, fabric)
 
-    def network(self, method: MethodSettings, trained: RunResult) -> CAMNetwork:
+    def network(self, method: Method, trained: RunResult) -> CAMNetwork:
         """The trained network in evaluation mode, on the GPU where there is one."""
-        parts = for_classes(method, self.images.train.classes).ingredients()
+        parts = method.for_classes(self.images.train.classes).ingredients()
         network = prepare_network(self._network(seed=0), parts)
         network.load_state_dict(trained.tensors)
         return network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
-    def localise(self, method: MethodSettings, seed: int, *, validate: bool = False) -> Localised:
+    def localise(self, method: Method, seed: int, *, validate: bool = False) -> Localised:
         """Maps, classes, box curves and pixel histogram of all test images, in one pass over the maps.
 
         With `validate` the same of the held-out images, for the τ policy `validation`.
         """
         trained = self.train(method, seed)
-        held_out = self._localise(method, trained, self.images.val, seed) if validate else None
-        return replace(self._localise(method, trained, self.images.test, seed), held_out=held_out)
+        return self._with_held_out(
+            lambda images: Localised(
+                self.store.run(
+                    self._localisation(method, trained, images),
+                    lambda run: measure(images, *self.maps_and_scores(method, trained, images)),
+                ),
+                trained.key,
+                seed,
+            ),
+            validate,
+        )
 
-    def maps_and_scores(self, method: MethodSettings, trained: RunResult, images: ImageSet) -> LocalisationMaps:
+    def localise_ensemble(
+        self, members: Sequence[tuple[Method, int]], seed: int, *, validate: bool = False
+    ) -> Localised:
+        """Evaluate trainings of several methods or seeds as one: scaled maps averaged, class scores averaged.
+
+        Raises:
+            ValueError: there are fewer than two members.
+        """
+        if len(members) < 2:
+            raise ValueError(f"an ensemble has at least 2 members, got {len(members)}")
+        trained = [self.train(method, member) for method, member in members]
+        keys, crops = tuple(run.key for run in trained), self.settings.class_crops
+
+        def evaluate(images: ImageSet) -> dict[str, Tensor]:
+            pairs = zip(members, trained, strict=True)
+            found = [self.maps_and_scores(method, run, images) for (method, _), run in pairs]
+            scores = torch.stack([member.logits for member in found]).mean(0)
+            return measure(images, average_maps([member.maps for member in found]), scores)
+
+        def localise(images: ImageSet) -> Localised:
+            config = EnsembleRun(trainings=keys, data=images.manifest, class_crops=crops)
+            result = self.store.run(config, lambda run: evaluate(images))
+            return Localised(result, result.key, seed)
+
+        return self._with_held_out(localise, validate)
+
+    def maps_and_scores(self, method: Method, trained: RunResult, images: ImageSet) -> LocalisationMaps:
         """Maps of the true classes of `images`, and the scores that decide the class."""
-        method = for_classes(method, self.images.train.classes)
-        network = self.network(method, trained)
-        return maps_and_scores(network, images, method, self.settings.class_crops)
+        method = method.for_classes(self.images.train.classes)
+        crops = self.images.for_crops(images) if self.settings.class_crops == "ten" else None
+        return maps_and_scores(self.network(method, trained), images, method, crops)
 
-    def _localise(self, method: MethodSettings, trained: RunResult, images: ImageSet, seed: int) -> Localised:
-        config = self._localisation(method, trained, images)
-        result = self.store.run(config, lambda run: measure(images, *self.maps_and_scores(method, trained, images)))
-        return Localised(result, trained.key, seed)
+    def _with_held_out(self, localise: Callable[[ImageSet], Localised], validate: bool) -> Localised:
+        held_out = localise(self.images.val) if validate else None
+        return replace(localise(self.images.test), held_out=held_out)
 
     def _pretrained(self, fabric: Fabric | None) -> RunResult:
         longer = self.settings.training.model_copy(update={"epochs": self.settings.pretrain_epochs, "decay_epochs": ()})
         before = self.settings.model_copy(update={"pretrain_epochs": 0, "training": longer})
-        return CamStudy(before, self.images, self.store).train(method_settings("cam", longer), 0, fabric)
+        return CamStudy(before, self.images, self.store).train(CAMSettings(training=longer), 0, fabric)
 
-    def _localisation(self, method: MethodSettings, trained: RunResult, images: ImageSet) -> LocalisationRun:
-        crops = self.settings.class_crops
-        if trained_as(method) is method:
-            return LocalisationRun(training=trained.key, data=images.manifest, class_crops=crops)
-        return OtherMapsRun(
-            training=trained.key,
-            data=images.manifest,
-            class_crops=crops,
-            method=type(method).__name__,
-            settings=method.model_dump(mode="json"),
-        )
+    def _localisation(self, method: Method, trained: RunResult, images: ImageSet) -> LocalisationRun:
+        shared = {"training": trained.key, "data": images.manifest, "class_crops": self.settings.class_crops}
+        if method.trained_as == method:
+            return LocalisationRun(**shared)
+        name, settings = type(method).__name__, method.model_dump(mode="json")
+        return OtherMapsRun(method=name, settings=settings, version=method.version, **shared)
 
-    def _config(self, method: MethodSettings, seed: int, start: str) -> CAMRun:
+    def _config(self, method: Method, seed: int, start: str) -> CAMRun:
         return CAMRun(
+            version=method.version,
             network=self.settings.network,
             width=self.settings.width,
             start=start,
@@ -282,10 +361,23 @@ class CamStudy:
 
 
 def maps_and_scores(
-    network: CAMNetwork, images: ImageSet, method: MethodSettings, class_crops: Literal["ten", "one"]
+    network: CAMNetwork, images: ImageSet, method: Method, crops: ImageSet | None = None
 ) -> LocalisationMaps:
-    """Maps of the true classes of `images`, and the scores that decide the class: of the whole image or ten crops."""
+    """Maps of the true classes of `images`, and the scores that decide the class: those of ten crops of `crops`, the
+    same images at the side before cropping, or of the whole image."""
     found = evaluate_localisation(network, images, method.training, method.ingredients())
-    if class_crops == "one":
+    if crops is None:
         return found
-    return LocalisationMaps(found.maps, ten_crop_probabilities(network, images, method.training))
+    return LocalisationMaps(found.maps, ten_crop_probabilities(network, crops, method.training))
+
+
+def average_maps(members: Sequence[Float[Tensor, "n h w"]]) -> Float[Tensor, "n h w"]:
+    """Mean of the members' maps, each scaled to [0, 1] first, so that no member outweighs the others.
+
+    Raises:
+        ValueError: there are no members, or their maps have different sides.
+    """
+    shapes = {tuple(maps.shape) for maps in members}
+    if len(shapes) != 1:
+        raise ValueError(f"an ensemble needs members with maps of one size, got {sorted(shapes)}")
+    return torch.stack([unit_range(maps) for maps in members]).mean(0)

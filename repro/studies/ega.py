@@ -3,29 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
-from jaxtyping import Float
 from lightning_fabric import Fabric
-from torch import Tensor
 
-from repro.data.images import ImageSet
-from repro.evidence.comparison import sample_key
-from repro.evidence.record import Row, Setting
+from repro.catalogue import nearest
+from repro.evidence.readings import load_readings, option_name
+from repro.evidence.record import Setting
 from repro.losses.attack import AttackSettings
-from repro.losses.cam import unit_range
+from repro.project import UserError
 from repro.report.experiment import Experiment
-from repro.studies.cam_methods import READINGS, MethodSettings, method_settings, with_changes
-from repro.studies.cam_study import CamStudy, StudyImages, StudySettings, study_settings
-from repro.studies.localised import Localised, MetricPolicy, centre_baseline, measure
-from repro.training.ega import EGASettings
-from repro.training.run_store import RunConfig, RunStore
-from repro.vocabulary import ThresholdName
+from repro.studies.cam_study import CamStudy, LocalisationSettings, StudyImages, study_settings
+from repro.studies.localised import Localised, MetricPolicy, centre_baseline
+from repro.studies.rows import RowCollector
+from repro.training.batches import Share
+from repro.training.cam import Method
+from repro.training.comparators import METHODS
+from repro.training.comparators.erasing import HaSSettings
+from repro.training.ega import AdversarialSettings, EGASettings
+from repro.training.run_store import RunStore
+from repro.vocabulary import EGAReading, ThresholdName
 
 Parameters = Mapping[str, Any]
 CENTRE = "centre_gaussian"
+
+READINGS: Mapping[EGAReading, dict[str, Any]] = {
+    "released_attack": {"attack": AttackSettings.released()},
+    "shared_batch_norm": {"batch_norm": "shared"},
+    "released_entropy": {"entropy": "released"},
+    "class_softmax_entropy": {"entropy": "class_softmax"},
+    "binary_entropy": {"entropy": "binary"},
+    "mean_reduction": {"reduction": "mean"},
+    "released": {
+        name: getattr(EGASettings.released(), name) for name in ("attack", "batch_norm", "entropy", "reduction")
+    },
+}
+"""What each reading changes in the paper's EGA; `released` is the authors' whole script (digest §0)."""
 
 
 @dataclass(frozen=True)
@@ -36,27 +51,17 @@ class Trial:
     """Method id of the published table."""
     setting: Setting
     """Its axes in the published table."""
-    study: StudySettings
-    settings: MethodSettings
+    study: LocalisationSettings
+    settings: Method
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EvaluatedTrial:
     """One trial's evaluations, one per seed, in the order of the parameters."""
 
     trial: Trial
     study: CamStudy
     found: list[Localised]
-
-
-@dataclass
-class Measured:
-    """Rows, and the values per image behind them."""
-
-    rows: list[Row] = field(default_factory=list)
-    samples: dict[str, list[float]] = field(default_factory=dict)
-    thresholds: dict[str, list[float]] = field(default_factory=dict)
-    """τ per cell, over seeds and IoUs."""
 
 
 def by_network(parameters: Parameters) -> list[Trial]:
@@ -71,12 +76,9 @@ def by_network(parameters: Parameters) -> list[Trial]:
 def with_alexnet(parameters: Parameters) -> list[Trial]:
     """Table 5: every method on every network, and CAM and HaS on the network of the AlexNet column, which EGA has no
     batch norms to split for."""
-    trials = by_network(parameters)
-    if parameters["alexnet"] is not None:
-        study = study_settings(parameters, network=parameters["alexnet"])
-        chosen = [method for method in parameters["methods"] if method in ("cam", "has")]
-        trials += [_named(method, {"network": "alexnet"}, study, parameters) for method in chosen]
-    return trials
+    chosen = [method for method in parameters["methods"] if method in ENSEMBLES]
+    alexnet = {"networks": {"alexnet": parameters["alexnet"]}, "methods": chosen} if parameters["alexnet"] else {}
+    return by_network(parameters) + (by_network({**parameters, **alexnet}) if alexnet else [])
 
 
 def by_dataset(parameters: Parameters) -> list[Trial]:
@@ -101,10 +103,10 @@ def by_dataset(parameters: Parameters) -> list[Trial]:
 
 
 def by_component(parameters: Parameters) -> list[Trial]:
-    """Table 6, and EGA once more under each of `readings`."""
+    """Table 6, and EGA once more under each of `compared_readings`."""
     trials = by_network(parameters)
     for whole in [trial for trial in trials if trial.method == "ega"]:
-        for reading in parameters["readings"]:
+        for reading in parameters["compared_readings"]:
             assert isinstance(whole.settings, EGASettings)
             changed = with_changes(whole.settings, **READINGS[reading])
             trials.append(Trial("ega", whole.setting | {"reading": reading}, whole.study, changed))
@@ -130,7 +132,9 @@ def by_strength(parameters: Parameters) -> list[Trial]:
     for printed, network in parameters["networks"].items():
         study = study_settings(parameters, network=network)
         for epsilon in parameters["epsilons"]:
-            settings = with_changes(_ega(study, parameters), attack=AttackSettings.advprop(epsilon))
+            whole, series = _ega(study, parameters), AttackSettings.advprop(epsilon)
+            attack = replace(whole.attack, epsilon=series.epsilon, steps=series.steps)
+            settings = with_changes(whole, attack=attack)
             trials.append(Trial("ega", {"network": printed, "epsilon": epsilon}, study, settings))
     return trials
 
@@ -162,14 +166,14 @@ def trials_of(id: str, parameters: Parameters) -> list[Trial]:
 
 def localise_all(
     trials: Sequence[Trial], seeds: Sequence[int], store: RunStore, thresholds: Collection[ThresholdName] = ()
-) -> list[Outcome]:
+) -> list[EvaluatedTrial]:
     """Train and evaluate every trial with every seed; finished work is loaded, images are read once per study.
 
     Held-out images are localised, too, where `validation` is among `thresholds`.
     """
     validate = "validation" in thresholds
     return [
-        Outcome(trial, study, [study.localise(trial.settings, seed, validate=validate) for seed in seeds])
+        EvaluatedTrial(trial, study, [study.localise(trial.settings, seed, validate=validate) for seed in seeds])
         for trial, study in with_studies(trials, store)
     ]
 
@@ -183,30 +187,52 @@ def with_studies(trials: Sequence[Trial], store: RunStore) -> Iterator[tuple[Tri
 
 
 def errors(
-    outcomes: Sequence[Outcome], metrics: Sequence[str], policy: MetricPolicy, **mark: str | int | float
-) -> Measured:
+    outcomes: Sequence[EvaluatedTrial], metrics: Sequence[str], policy: MetricPolicy, **mark: str | int | float
+) -> RowCollector:
     """One row per trial, seed and metric, in per cent; `mark` adds axes that the printed table does not have."""
-    measured = Measured()
+    rows = RowCollector()
     for outcome in outcomes:
         for found in outcome.found:
             for metric in metrics:
-                _add(measured, outcome.trial, found, metric, policy, outcome.trial.setting | mark)
-    return measured
+                score = found.score(metric, policy)
+                add_row(rows, outcome.trial, found, metric, score.value, score.samples, outcome.trial.setting | mark)
+    return rows
 
 
-def baseline(outcome: Outcome, metrics: Sequence[str], policy: MetricPolicy) -> Measured:
+def add_row(
+    rows: RowCollector,
+    trial: Trial,
+    found: Localised,
+    metric: str,
+    value: float,
+    samples: list[float] | None,
+    setting: Setting,
+) -> None:
+    """One number in per cent of one evaluation."""
+    rows.add(
+        trial.method,
+        metric,
+        value,
+        dataset=trial.study.dataset,
+        network=trial.study.network,
+        seed=found.seed,
+        setting=setting,
+        samples=samples,
+        n=len(found.correct),
+        unit="%",
+    )
+
+
+def baseline(outcome: EvaluatedTrial, metrics: Sequence[str], policy: MetricPolicy) -> RowCollector:
     """The centre-Gaussian rows beside an outcome's: what a map that never saw the image scores."""
-    measured = Measured()
-    centre = replace(outcome.trial, method=CENTRE)
     found = centre_baseline(outcome.study.images.test)
     if policy.threshold == "validation":
         found = replace(found, held_out=centre_baseline(outcome.study.images.val))
-    for metric in metrics:
-        _add(measured, centre, found, metric, policy, centre.setting)
-    return measured
+    centre = EvaluatedTrial(replace(outcome.trial, method=CENTRE), outcome.study, [found])
+    return errors([centre], metrics, policy)
 
 
-def note_trials(experiment: Experiment, outcomes: Sequence[Outcome]) -> None:
+def note_trials(experiment: Experiment, outcomes: Sequence[EvaluatedTrial]) -> None:
     """Put data, trainings, readings and every difference from the printed table's setting into the record."""
     for outcome in outcomes:
         for found in outcome.found:
@@ -218,68 +244,108 @@ def note_trials(experiment: Experiment, outcomes: Sequence[Outcome]) -> None:
             experiment.uses_data(f"{images.name}/{images.split}", images.manifest, skipped=len(images.skipped))
         experiment.evaluates(f"{study.images.test.name}/{study.images.test.split}", study.images.test.ids)
         _note_study(experiment, study.settings)
-    own = [outcome.trial for outcome in outcomes if outcome.trial.method == "ega"]
-    if own and isinstance(settings := own[0].settings, EGASettings):
-        note_readings(experiment, settings)
+    for method in {type(outcome.trial.settings): outcome.trial.settings for outcome in outcomes}.values():
+        note_readings(experiment, method)
 
 
-def note_readings(experiment: Experiment, settings: EGASettings) -> None:
-    """The readings in force for EGA itself (ledger `repro/evidence/readings/ega.yaml`)."""
-    assert settings.attack is not None
-    experiment.reads(
-        ega__attack__space=settings.attack.space,
-        ega__attack__statistics=settings.attack.statistics,
-        ega__batch_norm__routing=settings.batch_norm,
-        ega__entropy__p_cam=str(settings.entropy),
-        ega__loss__reduction=settings.reduction,
-    )
+def note_readings(experiment: Experiment, settings: Method) -> None:
+    """The readings in force for a method (ledger `repro/evidence/readings/ega*.yaml`).
+
+    Where a comparator does not do what its authors' code does, the record says so.
+    """
+    if type(settings) is EGASettings:
+        experiment.reads(
+            ega__attack__space=settings.attack.space,
+            ega__attack__statistics=settings.attack.statistics,
+            ega__attack__step=option_name(settings.attack.step),
+            ega__attack__precision=settings.attack.precision,
+            ega__batch_norm__routing=settings.batch_norm,
+            ega__entropy__p_cam=option_name(settings.entropy),
+            ega__entropy__clean_weight=option_name(settings.clean_entropy_weight),
+            ega__entropy__adversarial_weight=option_name(settings.adversarial_entropy_weight),
+            ega__loss__reduction=settings.reduction,
+        )
+        if settings.training.precision != "32-true" and settings.attack.precision == "training":
+            experiment.deviates("The attack runs in bfloat16, whose rounding is a fifth of ε.")
+    experiment.reads(**{id.replace(".", "__"): option for id, option in settings.readings.items()})
+    for reading in load_readings():
+        chosen = settings.readings.get(reading.id)
+        whose, theirs = ("code", reading.released) if reading.released is not None else ("paper", reading.paper)
+        if chosen is not None and option_name(theirs) != chosen:
+            options = {option_name(option): text for option, text in reading.options.items()}
+            experiment.deviates(
+                f"{settings.label}: {options[chosen]}; its authors' {whose}: {options[option_name(theirs)]}."
+            )
 
 
-def _note_study(experiment: Experiment, study: StudySettings) -> None:
+def _note_study(experiment: Experiment, study: LocalisationSettings) -> None:
     experiment.differs(dataset=study.dataset, network=study.network)
     if study.pretrain_epochs:
         experiment.deviates(
             f"{study.network} has no pretrained weights: all methods and seeds go on from one plain CAM training of "
             f"{study.pretrain_epochs} epochs on the same images, where the paper starts from ImageNet weights."
         )
-    if study.class_crops == "one":
+    if study.class_crops == "one" and study.dataset != "openimages30k":
         experiment.deviates("The class is predicted from the whole image; the paper averages ten crops.")
+    if study.class_crops == "ten" and study.dataset not in ("cub", "ilsvrc"):
+        experiment.deviates("The class is predicted from ten crops, which the paper states for CUB and ILSVRC only.")
     experiment.deviates(
         f"{study.training.epochs} epochs of {study.network} on {study.dataset}, which the paper does "
         "not state; optimiser settings are those of the readings ledger or of the parameters above."
     )
 
 
-def _add(
-    measured: Measured, trial: Trial, found: Localised, metric: str, policy: MetricPolicy, setting: Setting
-) -> None:
-    score = found.score(metric, policy)
-    measured.rows.append(
-        Row(
-            method=trial.method,
-            metric=metric,
-            value=score.value,
-            dataset=trial.study.dataset,
-            network=trial.study.network,
-            seed=found.seed,
-            setting=setting,
-            n=len(found.correct),
-            unit="%",
-        )
-    )
-    if score.samples is not None:
-        measured.samples[sample_key(trial.method, metric, found.seed, setting)] = score.samples
-    if score.thresholds:
-        measured.thresholds.setdefault(f"{cell_name(trial.method, setting)}, {metric}", []).extend(score.thresholds)
+def _named(method: Any, setting: Setting, study: LocalisationSettings, parameters: Parameters) -> Trial:
+    return Trial(method, setting, study, method_settings(method, study, parameters))
 
 
-def _named(method: Any, setting: Setting, study: StudySettings, parameters: Parameters) -> Trial:
-    settings = method_settings(method, study.training, batch_norm=parameters["batch_norm"])
-    return Trial(method, setting, study, settings)
+def method_settings(method: str, study: LocalisationSettings, parameters: Parameters) -> Method:
+    """Settings of a method by name, under the parameters that it knows.
+
+    Raises:
+        ValueError: there is no such method.
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown method '{method}'; expected one of {', '.join(METHODS)}")
+    settings = METHODS[method](training=study.training)
+    if isinstance(settings, AdversarialSettings):
+        return with_readings(settings, parameters.get("readings", {}))
+    return settings
 
 
-def _ega(study: StudySettings, parameters: Parameters) -> EGASettings:
-    settings = method_settings("ega", study.training, batch_norm=parameters["batch_norm"])
+def with_readings(settings: AdversarialSettings, readings: Mapping[str, Any]) -> AdversarialSettings:
+    """The settings with points of the ledger read otherwise: `{"ega.attack.step": 0.01}`.
+
+    Raises:
+        UserError: an id is not in the ledger or not one of the attack, the batch norms, the entropy or the loss; an
+            option is none of the ledger's.
+    """
+    ledger = {reading.id: reading for reading in load_readings() if reading.parameter is not None}
+    fields = {id: str(reading.parameter).rsplit(".", 2)[-2:] for id, reading in ledger.items()}
+    fields = {id: place for id, place in fields.items() if place[0] in ("AttackSettings", "EGASettings")}
+    for id, option in readings.items():
+        if id not in fields:
+            raise UserError(f"readings: unknown '{id}'; {nearest(id, list(fields))}")
+        if option_name(option) not in ledger[id].option_names():
+            allowed = ", ".join(sorted(ledger[id].option_names()))
+            raise UserError(f"readings: {id} is {option!r}; expected one of {allowed}")
+        owner, name = fields[id]
+        value: Any = None if option == "none" else option
+        if owner == "AttackSettings":
+            settings = with_changes(settings, attack={**asdict(settings.attack), name: value})
+        elif name in type(settings).model_fields:
+            settings = with_changes(settings, **{name: value})
+    return settings
+
+
+def with_changes(settings: AdversarialSettings, **changes: Any) -> AdversarialSettings:
+    """Settings with some fields replaced, checked again."""
+    kept = {name: getattr(settings, name) for name in type(settings).model_fields}
+    return type(settings).model_validate({**kept, **changes})
+
+
+def _ega(study: LocalisationSettings, parameters: Parameters) -> AdversarialSettings:
+    settings = method_settings("ega", study, parameters)
     assert isinstance(settings, EGASettings)
     return settings
 
@@ -301,84 +367,47 @@ ENSEMBLES = {"cam": "cam_ensemble", "has": "has_ensemble"}
 _STRIDE = 100
 
 
-class EnsembleRun(RunConfig):
-    """Key of one evaluation of an ensemble."""
-
-    kind: ClassVar[str] = "ensemble"
-    trainings: tuple[str, ...]
-    """Keys of the members' trainings."""
-    data: str
-    """Manifest of the evaluated images."""
-    class_crops: Literal["ten", "one"]
-
-
 def ensemble_seeds(seed: int, size: int) -> list[int]:
     """Seeds of the members: the first is that of the single network, and no two ensembles below 100 share one."""
     return [seed + _STRIDE * member for member in range(size)]
 
 
-def average_maps(members: Sequence[Float[Tensor, "n h w"]]) -> Float[Tensor, "n h w"]:
-    """Mean of the members' maps, each scaled to [0, 1] first, so that no member outweighs the others.
+def ensemble_members(method: Method, seed: int, size: int) -> list[tuple[Method, int]]:
+    """Trainings of an ensemble: of CAM several seeds; of HaS one for each size of its patches, as its authors have it.
 
     Raises:
-        ValueError: there are no members, or their maps have different sides.
+        ValueError: HaS has fewer sizes than members are asked for.
     """
-    shapes = {tuple(maps.shape) for maps in members}
-    if len(shapes) != 1:
-        raise ValueError(f"an ensemble needs members with maps of one size, got {sorted(shapes)}")
-    return torch.stack([unit_range(maps) for maps in members]).mean(0)
+    if not isinstance(method, HaSSettings):
+        return [(method, member) for member in ensemble_seeds(seed, size)]
+    sizes = [patch for patch in method.sizes if patch > 0]
+    if size > len(sizes):
+        raise ValueError(f"ensemble is {size}, but HaS has the patch sizes {sizes}; give at most {len(sizes)}")
+    return [(method.model_copy(update={"sizes": (patch,)}), seed) for patch in sizes[:size]]
 
 
-def localise_ensemble(
-    study: CamStudy, method: MethodSettings, seed: int, size: int, *, validate: bool = False
-) -> Localised:
-    """Evaluate `size` trainings of `method` as one: scaled maps averaged, class scores averaged.
-
-    The members differ in their seed alone. Inferred: the paper copies these rows from Hide-and-Seek, whose members also
-    differ in the size of the hidden patches.
-
-    Raises:
-        ValueError: `size` is below 2.
-    """
-    if size < 2:
-        raise ValueError(f"size is {size}; an ensemble has at least 2 members")
-    trained = [study.train(method, member) for member in ensemble_seeds(seed, size)]
-
-    def localise(images: ImageSet) -> Localised:
-        config = EnsembleRun(
-            trainings=tuple(run.key for run in trained), data=images.manifest, class_crops=study.settings.class_crops
-        )
-        result = study.store.run(config, lambda run: evaluate(images))
-        return Localised(result, result.key, seed)
-
-    def evaluate(images: ImageSet) -> dict[str, Tensor]:
-        members = [study.maps_and_scores(method, run, images) for run in trained]
-        scores = torch.stack([member.logits for member in members]).mean(0)
-        return measure(images, average_maps([member.maps for member in members]), scores)
-
-    held_out = localise(study.images.val) if validate else None
-    return replace(localise(study.images.test), held_out=held_out)
+def has_ensemble(trial: Trial, size: int) -> bool:
+    """Whether Table 5 prints an ensemble of this trial: CAM and HaS, in the AlexNet column."""
+    return bool(size) and trial.method in ENSEMBLES and trial.setting.get("network") == "alexnet"
 
 
-def ensembles_of(outcomes: Sequence[Outcome], size: int) -> list[Outcome]:
-    """Ensembles of CAM and HaS in the AlexNet column, the only one printed with them, one per seed; none for size 0.
+def ensembles_of(outcomes: Sequence[EvaluatedTrial], size: int) -> list[EvaluatedTrial]:
+    """The printed ensembles of `size` networks, one per seed; none for size 0.
 
     Held-out images are localised where those of the single networks are.
     """
-    return [
-        Outcome(
-            replace(outcome.trial, method=ENSEMBLES[outcome.trial.method]),
-            outcome.study,
-            [
-                localise_ensemble(
-                    outcome.study, outcome.trial.settings, found.seed, size, validate=found.held_out is not None
-                )
-                for found in outcome.found
-            ],
-        )
-        for outcome in outcomes
-        if size and outcome.trial.method in ENSEMBLES and outcome.trial.setting.get("network") == "alexnet"
-    ]
+    found = []
+    for outcome in outcomes:
+        trial, study = outcome.trial, outcome.study
+        if has_ensemble(trial, size):
+            members = [ensemble_members(trial.settings, one.seed, size) for one in outcome.found]
+            validate = any(one.held_out is not None for one in outcome.found)
+            evaluated = [
+                study.localise_ensemble(own, one.seed, validate=validate)
+                for own, one in zip(members, outcome.found, strict=True)
+            ]
+            found.append(EvaluatedTrial(replace(trial, method=ENSEMBLES[trial.method]), study, evaluated))
+    return found
 
 
 # The trainings of an EGA notebook without their evaluation: what `repro train ega` runs on one or many devices.
@@ -391,14 +420,18 @@ def train_trials(id: str, parameters: Mapping[str, Any], devices: int) -> None:
     result does not depend on their number but for rounding, so the number is not part of a training's key.
 
     Raises:
-        ValueError: `id` trains nothing, or `batch_size` cannot be shared evenly.
+        ValueError: `id` trains nothing, or there are more devices than images in a batch.
     """
-    if devices > 1 and parameters["batch_size"] % devices:
-        raise ValueError(f"batch_size {parameters['batch_size']} cannot be shared evenly by {devices} devices")
+    trials = trials_of(id, parameters)
+    Share(parameters["batch_size"], 0, devices)
     fabric = make_fabric(devices, parameters["precision"])
-    for trial, study in with_studies(trials_of(id, parameters), RunStore()):
-        for seed in parameters["seeds"]:
-            result = study.train(trial.settings, seed, fabric)
+    size = parameters.get("ensemble", 0)
+    for trial, study in with_studies(trials, RunStore()):
+        wanted = [(trial.settings, seed) for seed in parameters["seeds"]]
+        if has_ensemble(trial, size):
+            wanted += [one for seed in parameters["seeds"] for one in ensemble_members(trial.settings, seed, size)]
+        for settings, seed in dict.fromkeys(wanted):
+            result = study.train(settings, seed, fabric)
             fabric.barrier()
             state = "already trained" if result.reused else f"trained in {result.wall_seconds:.0f} s"
             fabric.print(f"{cell_name(trial.method, trial.setting)}, seed {seed}: {state} ({result.key})", flush=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import matplotlib.pyplot as plt
@@ -17,17 +17,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from repro.data.images import ImageSet
 from repro.evidence.comparison import sample_key
-from repro.evidence.record import Row, Setting
 from repro.evidence.statistics import paired_interval
 from repro.losses.attack import AttackSettings, pgd_attack
 from repro.metrics.boxes import SIDE, iou_at, quantise
 from repro.metrics.localisation import MaxBoxAcc
-from repro.models.cam_network import CAMNetwork
+from repro.models.cam_network import CAMNetwork, maps_of
 from repro.models.dual_batch_norm import DualBatchNorm2d, route_batch_norm
 from repro.report.galleries import box_gallery
 from repro.report.plots import MARKERS, PALETTE
-from repro.studies.ega import Measured, Outcome, Trial
+from repro.studies.ega import EvaluatedTrial, Trial, add_row
 from repro.studies.localised import Localised, MetricPolicy
+from repro.studies.rows import RowCollector
 from repro.training.batches import TrainingSettings, normalised, resized
 
 CLAIMED = ("mean_iou", "object_coverage", "background_coverage")
@@ -61,7 +61,9 @@ def largest_boxes(masks: Bool[np.ndarray, "n s s"], size: tuple[int, int]) -> li
     return boxes
 
 
-def picture_figure(outcomes: Sequence[Outcome], images: Sequence[int], policy: MetricPolicy, title: str) -> Figure:
+def picture_figure(
+    outcomes: Sequence[EvaluatedTrial], images: Sequence[int], policy: MetricPolicy, title: str
+) -> Figure:
     """The images at `images` with the first seed's boxes and masks of every outcome.
 
     Raises:
@@ -81,20 +83,20 @@ def picture_figure(outcomes: Sequence[Outcome], images: Sequence[int], policy: M
     return box_gallery(test.images[list(images)], truth, predicted, labels, title)
 
 
-def picture_rows(outcomes: Sequence[Outcome], policy: MetricPolicy) -> Measured:
+def picture_rows(outcomes: Sequence[EvaluatedTrial], policy: MetricPolicy) -> RowCollector:
     """Mean IoU and, where there are masks, the share of object and of background that the predicted mask covers."""
-    measured = Measured()
+    rows = RowCollector()
     for outcome in outcomes:
         for found in outcome.found:
             threshold = threshold_of(found, policy)
             curves = found.curves
-            overlap = 100 * iou_at(curves.matrix("largest"), curves.peaks, threshold)
-            _add_box_rows(measured, outcome, found, "mean_iou", overlap)
+            values = {"mean_iou": 100 * iou_at(curves.matrix("largest"), curves.peaks, threshold)}
             inside = outcome.study.images.test.masks
             if inside is not None:
-                for metric, values in _coverage(masks_at(found.maps, threshold), inside).items():
-                    _add_box_rows(measured, outcome, found, metric, values)
-    return measured
+                values |= _coverage(masks_at(found.maps, threshold), inside)
+            for metric, each in values.items():
+                add_row(rows, outcome.trial, found, metric, each.double().mean().item(), each.tolist(), {})
+    return rows
 
 
 def _coverage(masks: Bool[np.ndarray, "n s s"], truth: Bool[Tensor, "n h w"]) -> dict[str, Tensor]:
@@ -106,32 +108,14 @@ def _coverage(masks: Bool[np.ndarray, "n s s"], truth: Bool[Tensor, "n h w"]) ->
     return shares
 
 
-def _add_box_rows(measured: Measured, outcome: Outcome, found: Localised, metric: str, values: Tensor) -> None:
-    trial = replace(outcome.trial, setting={})
-    measured.rows.append(
-        Row(
-            method=trial.method,
-            metric=metric,
-            value=values.double().mean().item(),
-            dataset=trial.study.dataset,
-            network=trial.study.network,
-            seed=found.seed,
-            n=len(values),
-            unit="%",
-        )
-    )
-    measured.samples[sample_key(trial.method, metric, found.seed)] = values.tolist()
-
-
-def claim_sentences(measured: Measured, seeds: Sequence[int]) -> list[str]:
+def claim_sentences(rows: RowCollector, seeds: Sequence[int]) -> list[str]:
     """EGA minus CAM for each of the captions' claims, paired over images (one seed) or over seeds and images."""
     sentences = []
     for metric in CLAIMED:
-        if not any(row.metric == metric for row in measured.rows):
+        if sample_key("ega", metric, seeds[0]) not in rows.samples:
             continue
         first, second = (
-            np.array([measured.samples[sample_key(method, metric, seed)] for seed in seeds])
-            for method in ("ega", "cam")
+            np.array([rows.samples[sample_key(method, metric, seed)] for seed in seeds]) for method in ("ega", "cam")
         )
         found = (
             paired_interval(first[0], second[0], over="images")
@@ -190,7 +174,7 @@ def activation_statistics(
         moved = pgd_attack(network, clean, labels, attack, training.normalisation)
         for view, inputs in zip(VIEWS, (clean, moved), strict=True):
             with torch.inference_mode(), route_batch_norm(network, view), _inputs_of(norms) as seen:  # type: ignore[arg-type]
-                maps = network.cam(inputs).maps[torch.arange(len(labels)), labels]
+                maps = maps_of(network.cam(inputs).maps, labels)
             for statistic, values in zip(STATISTICS, _moments(seen), strict=True):
                 parts.setdefault((view, statistic), []).append(values)
             areas[view].append(_area_above_half(maps))
@@ -227,35 +211,29 @@ def _area_above_half(maps: Float[Tensor, "n h w"]) -> Float[Tensor, " n"]:
     return 100 * (maps > (low + high) / 2).float().mean((1, 2)).cpu()
 
 
-def statistics_rows(found: ActivationStatistics, trial: Trial, seed: int) -> Measured:
+def statistics_rows(found: ActivationStatistics, trial: Trial, seed: int) -> RowCollector:
     """Rows of Fig. 4: mean and deviation by layer, and the activated area."""
-    measured = Measured()
-    for view in VIEWS:
-        for index, layer in enumerate(found.layers):
-            for statistic in STATISTICS:
-                values = found.values[view, statistic][index]
-                _add_statistic(measured, trial, view, statistic, values, {"layer": layer}, seed, "")
-        _add_statistic(measured, trial, view, "activated_area", found.activated_area[view], {}, seed, "%")
-    return measured
+    rows = RowCollector()
 
-
-def _add_statistic(
-    measured: Measured, trial: Trial, view: str, metric: str, values: Tensor, setting: Setting, seed: int, unit: str
-) -> None:
-    measured.rows.append(
-        Row(
-            method=view,
-            metric=metric,
-            value=values.double().mean().item(),
+    def add(view: str, metric: str, values: Tensor, unit: str, **setting: str) -> None:
+        rows.add(
+            view,
+            metric,
+            values.double().mean().item(),
             dataset=trial.study.dataset,
             network=trial.study.network,
             seed=seed,
-            setting=setting,
-            n=len(values),
+            setting={**setting},
+            samples=values.tolist(),
             unit=unit,
         )
-    )
-    measured.samples[sample_key(view, metric, seed, setting)] = values.tolist()
+
+    for view in VIEWS:
+        for index, layer in enumerate(found.layers):
+            for statistic in STATISTICS:
+                add(view, statistic, found.values[view, statistic][index], "", layer=layer)
+        add(view, "activated_area", found.activated_area[view], "%")
+    return rows
 
 
 def difference_sentences(found: ActivationStatistics) -> list[str]:

@@ -24,7 +24,7 @@ from repro.evidence.statistics import (
     paired_interval,
     with_doubt,
 )
-from repro.studies.ega import Measured, Outcome
+from repro.studies.ega import EvaluatedTrial, cell_name
 from repro.studies.localised import MetricPolicy
 
 LABELS = {
@@ -36,7 +36,7 @@ LABELS = {
 }
 
 
-def difference(first: Outcome, second: Outcome, metric: str, policy: MetricPolicy) -> Estimate:
+def difference(first: EvaluatedTrial, second: EvaluatedTrial, metric: str, policy: MetricPolicy) -> Estimate:
     """Error of `first` minus that of `second` in points, with a 95 % interval.
 
     Paired over the images, and over the seeds where there are several; over seeds alone for PxAP, which is no mean over
@@ -46,7 +46,9 @@ def difference(first: Outcome, second: Outcome, metric: str, policy: MetricPolic
     return paired_interval(one, other, over)
 
 
-def paired_values(first: Outcome, second: Outcome, metric: str, policy: MetricPolicy) -> tuple[Floats, Floats, Over]:
+def paired_values(
+    first: EvaluatedTrial, second: EvaluatedTrial, metric: str, policy: MetricPolicy
+) -> tuple[Floats, Floats, Over]:
     """Errors of two outcomes entry by entry, and what they are matched over; see `difference`."""
     scores = [[found.score(metric, policy) for found in outcome.found] for outcome in (first, second)]
     if any(score.samples is None for score in scores[0]):
@@ -64,7 +66,7 @@ _OUTCOMES = {
 
 
 def contrast_sentence(
-    claim: str, first: Outcome, second: Outcome, metric: str, policy: MetricPolicy, preset: Preset
+    claim: str, first: EvaluatedTrial, second: EvaluatedTrial, metric: str, policy: MetricPolicy, preset: Preset
 ) -> str:
     """Whether `claim`, that `first` has a lower error than `second`, appears in our data."""
     found = difference(first, second, metric, policy)
@@ -73,14 +75,13 @@ def contrast_sentence(
     if preset != "smoke":
         advantage = with_doubt(difference(second, first, metric, policy), "one training" if seeds == 1 else "")
         outcome = _OUTCOMES[decide(advantage, Region(0, matters=smallest_effect(metric)))]
-    spread = f"95 % interval {found.low:+.1f} to {found.high:+.1f}" if found.bounded else found.method
     return (
-        f"{claim}: {outcome}. {LABELS[metric]} differs by {found.value:+.1f} points ({spread}; "
+        f"{claim}: {outcome}. {LABELS[metric]} differs by {found.value:+.1f} points ({_spread(found)}; "
         f"{seeds} seed{'s' if seeds > 1 else ''}, {images} images, {first.trial.study.dataset})."
     )
 
 
-def find_outcome(outcomes: Sequence[Outcome], method: str, **setting: object) -> Outcome:
+def find_outcome(outcomes: Sequence[EvaluatedTrial], method: str, **setting: object) -> EvaluatedTrial:
     """The first outcome of a method whose setting has these values and, unless asked for, no reading.
 
     Raises:
@@ -94,7 +95,7 @@ def find_outcome(outcomes: Sequence[Outcome], method: str, **setting: object) ->
     raise ValueError(f"no trial of method '{method}' with {setting or 'the paper reading'} was run")
 
 
-def component_sentences(outcomes: Sequence[Outcome], policy: MetricPolicy, preset: Preset) -> list[str]:
+def component_sentences(outcomes: Sequence[EvaluatedTrial], policy: MetricPolicy, preset: Preset) -> list[str]:
     """The paper's three claims on every network of Table 6: examples, entropy, and both together."""
     sentences = []
     for network in dict.fromkeys(outcome.trial.setting["network"] for outcome in outcomes):
@@ -110,7 +111,7 @@ def component_sentences(outcomes: Sequence[Outcome], policy: MetricPolicy, prese
     return sentences
 
 
-def reading_sentences(outcomes: Sequence[Outcome], policy: MetricPolicy, preset: Preset) -> list[str]:
+def reading_sentences(outcomes: Sequence[EvaluatedTrial], policy: MetricPolicy, preset: Preset) -> list[str]:
     """Each reading against the paper's EGA."""
     return [
         contrast_sentence(
@@ -126,7 +127,7 @@ def reading_sentences(outcomes: Sequence[Outcome], policy: MetricPolicy, preset:
     ]
 
 
-def gain_sentences(outcomes: Sequence[Outcome], metric: str, policy: MetricPolicy, preset: Preset) -> list[str]:
+def gain_sentences(outcomes: Sequence[EvaluatedTrial], metric: str, policy: MetricPolicy, preset: Preset) -> list[str]:
     """EGA against CAM in every column of a table; τ is named unless it is the oracle's, the benchmark's rule."""
     words = policy.words()
     return [
@@ -144,7 +145,11 @@ def gain_sentences(outcomes: Sequence[Outcome], metric: str, policy: MetricPolic
 
 
 def series_sentences(
-    outcomes: Sequence[Outcome], reference: Outcome, metrics: Sequence[str], policy: MetricPolicy, preset: Preset
+    outcomes: Sequence[EvaluatedTrial],
+    reference: EvaluatedTrial,
+    metrics: Sequence[str],
+    policy: MetricPolicy,
+    preset: Preset,
 ) -> list[str]:
     """A reference against every other setting of a series (Table 7, Fig. 7)."""
     return [
@@ -162,12 +167,21 @@ def series_sentences(
     ]
 
 
-def threshold_sentences(measured: Measured) -> list[str]:
-    """The τ that was used, per method and metric."""
-    return [
-        f"τ of {name}: {min(used):.2f}" + (f" to {max(used):.2f}" if max(used) > min(used) else "")
-        for name, used in measured.thresholds.items()
-    ]
+def threshold_sentences(outcomes: Sequence[EvaluatedTrial], metrics: Sequence[str], policy: MetricPolicy) -> list[str]:
+    """The τ that was used, per trial and metric, over seeds and IoUs."""
+    sentences = []
+    for outcome in outcomes:
+        for metric in metrics:
+            used = [tau for found in outcome.found for tau in found.score(metric, policy).thresholds]
+            if used:
+                spread = f" to {max(used):.2f}" if max(used) > min(used) else ""
+                name = cell_name(outcome.trial.method, outcome.trial.setting)
+                sentences.append(f"τ of {name}, {metric}: {min(used):.2f}{spread}")
+    return sentences
+
+
+def _spread(found: Estimate) -> str:
+    return f"95 % interval {found.low:+.1f} to {found.high:+.1f}" if found.bounded else found.method
 
 
 def _column(setting: Mapping[str, object]) -> str:
@@ -177,7 +191,7 @@ def _column(setting: Mapping[str, object]) -> str:
 # Which methods are really different: all pairs of a column under one evaluator, corrected for their number.
 
 LEVEL = 0.95
-Pair = tuple[str, Outcome, Outcome]
+Pair = tuple[str, EvaluatedTrial, EvaluatedTrial]
 """A name, and the two outcomes whose errors are subtracted."""
 Place = tuple[str, str | None]
 """A method, and the reading of it."""
@@ -262,7 +276,7 @@ class Ranking:
         return self.methods.index(first) < self.methods.index(second)
 
 
-def rank(outcomes: Sequence[Outcome], metric: str, policy: MetricPolicy, preset: Preset) -> Ranking:
+def rank(outcomes: Sequence[EvaluatedTrial], metric: str, policy: MetricPolicy, preset: Preset) -> Ranking:
     """Order methods by their mean error and compare every pair, paired over the same seeds and images.
 
     Args:
@@ -283,9 +297,11 @@ def rank(outcomes: Sequence[Outcome], metric: str, policy: MetricPolicy, preset:
     return Ranking(metric, preset, methods, found, tuple(contrasts(pairs, metric, policy)))
 
 
-def rank_columns(outcomes: Sequence[Outcome], metric: str, policy: MetricPolicy, preset: Preset) -> dict[str, Ranking]:
+def rank_columns(
+    outcomes: Sequence[EvaluatedTrial], metric: str, policy: MetricPolicy, preset: Preset
+) -> dict[str, Ranking]:
     """One ranking per printed column (network or data set) with two methods or more; readings are left out."""
-    columns: dict[str, list[Outcome]] = {}
+    columns: dict[str, list[EvaluatedTrial]] = {}
     for outcome in outcomes:
         if "reading" not in outcome.trial.setting:
             columns.setdefault(", ".join(str(value) for value in outcome.trial.setting.values()), []).append(outcome)
@@ -326,7 +342,7 @@ def ranking_sentences(ranking: Ranking) -> list[str]:
 
 
 def contribution_sentences(
-    outcomes: Sequence[Outcome], metric: str, policy: MetricPolicy, preset: Preset, **setting: object
+    outcomes: Sequence[EvaluatedTrial], metric: str, policy: MetricPolicy, preset: Preset, **setting: object
 ) -> list[str]:
     """What adversarial examples, dual batch norm and entropy each add over plain CAM, corrected for their number.
 
@@ -344,18 +360,17 @@ def contribution_sentences(
 
 def _contribution(found: Contrast, metric: str, preset: Preset, family: int) -> str:
     change = found.difference
-    spread = f"95 % interval {change.low:+.1f} to {change.high:+.1f}" if change.bounded else change.method
     if preset == "smoke":
         outcome = "a smoke run decides nothing"
     elif found.differs:
         outcome = "lowers the error" if change.value < 0 else "raises the error"
     else:
         outcome = "makes no difference that these seeds can show"
-    adjusted = f"p = {found.adjusted:.2g} after Holm's correction for {family}"
-    return f"{found.name}: {outcome}. {LABELS[metric]} changes by {change.value:+.1f} points ({spread}; {adjusted})."
+    detail = f"{_spread(change)}; p = {found.adjusted:.2g} after Holm's correction for {family}"
+    return f"{found.name}: {outcome}. {LABELS[metric]} changes by {change.value:+.1f} points ({detail})."
 
 
-def _found(outcomes: Sequence[Outcome], place: Place, setting: Mapping[str, object]) -> Outcome | None:
+def _found(outcomes: Sequence[EvaluatedTrial], place: Place, setting: Mapping[str, object]) -> EvaluatedTrial | None:
     method, reading = place
     wanted = setting if reading is None else {**setting, "reading": reading}
     try:
@@ -364,14 +379,14 @@ def _found(outcomes: Sequence[Outcome], place: Place, setting: Mapping[str, obje
         return None
 
 
-def _error(outcome: Outcome, metric: str, policy: MetricPolicy) -> Estimate:
+def _error(outcome: EvaluatedTrial, metric: str, policy: MetricPolicy) -> Estimate:
     scores = [found.score(metric, policy) for found in outcome.found]
     if len(scores) == 1 and scores[0].samples is not None:
         return image_interval(scores[0].samples)
     return mean_interval([score.value for score in scores])
 
 
-def _check(outcomes: Sequence[Outcome]) -> None:
+def _check(outcomes: Sequence[EvaluatedTrial]) -> None:
     methods = [outcome.trial.method for outcome in outcomes]
     if len(outcomes) < 2 or len(set(methods)) < len(methods):
         raise ValueError(f"a ranking needs two or more outcomes of different methods, got {methods}")

@@ -11,7 +11,7 @@ from scipy import stats
 
 from repro.evidence.statistics import paired_interval
 from repro.report.plots import ranking_plot
-from repro.studies.ega import Outcome, Trial
+from repro.studies.ega import EvaluatedTrial, Trial
 from repro.studies.ega_findings import (
     Contrast,
     Ranking,
@@ -27,7 +27,7 @@ POLICY = MetricPolicy()
 METRIC = "top1_cls_error"
 
 
-def outcome(method: str, wrong: list[list[int]], reading: str | None = None, manifest: str = "m") -> Outcome:
+def outcome(method: str, wrong: list[list[int]], reading: str | None = None, manifest: str = "m") -> EvaluatedTrial:
     """Errors of 40 images by seed: the listed images are misclassified."""
     found = []
     for seed, rows in enumerate(wrong):
@@ -37,10 +37,10 @@ def outcome(method: str, wrong: list[list[int]], reading: str | None = None, man
     setting: dict[str, Any] = {"network": "vgg16"} | ({"reading": reading} if reading else {})
     trial = Trial(method, setting, cast(Any, None), cast(Any, None))
     study = SimpleNamespace(images=SimpleNamespace(test=SimpleNamespace(manifest=manifest)))
-    return Outcome(trial, cast(Any, study), found)
+    return EvaluatedTrial(trial, cast(Any, study), found)
 
 
-def three() -> list[Outcome]:
+def three() -> list[EvaluatedTrial]:
     """cam and ega tie at about 10 %, acol fails on 97 of 160."""
     many = list(range(24))
     return [

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,21 +14,35 @@ from repro.catalogue import Table
 from repro.cli import app
 from repro.data import ImageSet, load_scenes
 from repro.evidence.published import load_published, published_table
+from repro.evidence.readings import load_readings
 from repro.losses import AttackSettings
 from repro.parameters import preset_values
 from repro.project import UserError
-from repro.studies.cam_methods import METHODS, READINGS, method_settings, with_changes
-from repro.studies.cam_study import CamStudy, StudyImages
-from repro.studies.ega import TRIALS, errors, localise_all, trials_of
+from repro.studies.cam_study import SCHEDULES, CamStudy, StudyImages, study_settings
+from repro.studies.ega import (
+    ENSEMBLES,
+    READINGS,
+    TRIALS,
+    errors,
+    has_ensemble,
+    localise_all,
+    note_readings,
+    trials_of,
+    with_changes,
+    with_readings,
+)
 from repro.studies.ega_figures import activation_statistics, largest_boxes, masks_at, statistics_distance
 from repro.studies.ega_findings import contrast_sentence, difference, find_outcome
 from repro.studies.localised import Localised, MetricPolicy, measure, true_boxes
-from repro.training import EGASettings, RunResult, RunStore, TrainingSettings
+from repro.training import CAMSettings, EGASettings, RunResult, RunStore
+from repro.training.comparators import METHODS
+from repro.training.ega import AdversarialSettings
 
 TINY: dict[str, Any] = {
     "networks": {"vgg16": "small_cam"},
     "methods": ["cam", "ega"],
-    "readings": ["released_entropy"],
+    "readings": {},
+    "compared_readings": ["released_entropy"],
     "dataset": "scenes",
     "width": 4,
     "weights": None,
@@ -42,7 +57,6 @@ TINY: dict[str, Any] = {
     "resize": None,
     "crop": 32,
     "class_crops": "one",
-    "batch_norm": "dual",
     "on_bad_image": "stop",
 }
 
@@ -127,14 +141,24 @@ def test_pictures_cut_the_map_as_the_metrics_do() -> None:
 
 
 def test_a_reading_changes_what_it_names_and_nothing_else() -> None:
-    paper = EGASettings.paper()
+    paper = EGASettings()
     for name, changes in READINGS.items():
         changed = with_changes(paper, **changes)
         different = {field for field in EGASettings.model_fields if getattr(changed, field) != getattr(paper, field)}
         assert different == set(changes), name
     assert with_changes(paper, **READINGS["released"]) == EGASettings.released()
-    assert method_settings("ega", TrainingSettings(), batch_norm="shared").ingredients()
-    assert METHODS["cam"](TrainingSettings()).ingredients() == []
+
+
+def test_readings_reach_attack_weights_and_loss_and_are_held_to_the_ledger() -> None:
+    readings = {"ega.attack.step": 0.01, "ega.entropy.clean_weight": 3, "ega.loss.reduction": "mean"}
+    found = with_readings(EGASettings(), readings)
+    assert found == EGASettings(attack=AttackSettings(step=0.01), clean_entropy_weight=3, reduction="mean")
+    assert with_readings(EGASettings(), {"ega.entropy.p_cam": "none"}).ingredients()[1:] == []
+    assert with_readings(AdversarialSettings(), {"ega.entropy.p_cam": "binary"}) == AdversarialSettings()
+    with pytest.raises(UserError, match="unknown 'ega.attack.stepp'.*ega.attack.step"):
+        with_readings(EGASettings(), {"ega.attack.stepp": 1})
+    with pytest.raises(UserError, match="ega.attack.space is 'pixel'; expected one of normalised, pixels"):
+        with_readings(EGASettings(), {"ega.attack.space": "pixel"})
 
 
 def test_tables_share_trainings_and_rows_are_printed_cells(tmp_path: Path) -> None:
@@ -174,19 +198,68 @@ def test_figure_4_sees_the_attack_and_both_halves(tmp_path: Path) -> None:
     moved = found.values["adversarial", "activation_mean"][0] - found.values["clean", "activation_mean"][0]
     assert (moved != 0).all()
     assert set(statistics_distance(network)) == set(found.layers)
-    plain = study.network(method_settings("cam", training), study.train(method_settings("cam", training), 0))
+    plain = study.network(CAMSettings(training=training), study.train(CAMSettings(training=training), 0))
     with pytest.raises(ValueError, match="no dual batch norm"):
         activation_statistics(plain, images, training, AttackSettings())
 
 
 @pytest.mark.parametrize("preset", ["smoke", "quick", "paper"])
 @pytest.mark.parametrize("id", TRIALS)
-def test_every_preset_names_trials_of_printed_columns(id: str, preset: Any) -> None:
+def test_every_preset_names_trials_and_paper_has_one_for_every_printed_cell(id: str, preset: Any) -> None:
     values = preset_values(Table(id), preset)
     trials = trials_of(id, values)
-    printed = {method for table in load_published("ega") for method in table.methods}
-    ours = {"cam_adversarial", "has_ega", "cutmix_ega", "adl_ega"}
-    assert trials and {trial.method for trial in trials} <= printed | ours
+    reached = [(trial.method, trial.setting) for trial in trials]
+    size = values.get("ensemble", 0)
+    reached += [(ENSEMBLES[trial.method], trial.setting) for trial in trials if has_ensemble(trial, size)]
+    assert trials and all(METHODS.get(trial.method) for trial in trials)
+    tables = [table for table in load_published("ega") if table.id == id and preset == "paper"]
+    missing = [str(cell) for table in tables for cell in table.cells if (cell.method, cell.setting) not in reached]
+    assert not missing
+
+
+def test_a_network_of_several_tables_is_trained_once_on_the_papers_data() -> None:
+    found: dict[Any, set[Any]] = {}
+    for id in TRIALS:
+        for trial in trials_of(id, preset_values(Table(id), "paper")):
+            if "lambda_clean" not in trial.setting and "reading" not in trial.setting:
+                study = trial.study.model_copy(update={"class_crops": "ten"})
+                key = (trial.method, study.dataset, study.network, trial.setting.get("epsilon", 1))
+                found.setdefault(key, set()).add((study, trial.settings))
+    assert all(len(same) == 1 for same in found.values())
+    assert {key[1] for key in found} == set(SCHEDULES)
+
+
+def test_evaluated_images_are_read_once_at_the_crop_and_ten_crops_come_from_the_larger_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+    monkeypatch.setattr(
+        "repro.studies.cam_study.load_dataset", lambda name, **how: asked.append(how) or load_scenes("test", limit=2)
+    )
+    images = StudyImages.of(
+        study_settings({**TINY, "network": "small_cam", "image_size": 40, "resize": 40, "crop": 32})
+    )
+    test = images.test
+    assert images.for_crops(test) is images.for_crops(test) is not test
+    assert [how["size"] for how in asked] == [32, 40]
+    same = StudyImages.of(study_settings({**TINY, "network": "small_cam"}))
+    assert same.evaluated_size == 32 and same.for_crops(same.test) is same.test
+    with pytest.raises(ValueError, match="'scenes' has no schedule of its own"):
+        study_settings({**TINY, "network": "small_cam", "epochs": None})
+
+
+def test_a_record_names_every_departure_of_a_comparator() -> None:
+    noted: dict[str, Any] = {"reads": {}, "lines": []}
+    experiment = SimpleNamespace(reads=lambda **found: noted["reads"].update(found), deviates=noted["lines"].append)
+    ledger = {reading.id for reading in load_readings()}
+    for kind in METHODS.values():
+        note_readings(experiment, kind())  # type: ignore[arg-type]
+        assert set(kind.readings) <= ledger
+    assert noted["reads"]["ega__attack__step"] == "1" and noted["reads"]["ega__comparator__acol_map"] == "14"
+    assert any(
+        line.startswith("SPG: no dropout in the head; its authors' code: dropout of 0.5") for line in noted["lines"]
+    )
+    assert not any(line.startswith("CutMix") for line in noted["lines"])
 
 
 def test_table_4_can_take_a_second_network_which_is_no_printed_column() -> None:

@@ -7,18 +7,19 @@ import torch
 from test_ega_study import TINY
 
 from repro.evidence.published import published_table
+from repro.studies.cam_study import average_maps
 from repro.studies.ega import (
     ENSEMBLES,
-    average_maps,
+    ensemble_members,
     ensemble_seeds,
     ensembles_of,
     errors,
     localise_all,
-    localise_ensemble,
     trials_of,
 )
 from repro.studies.localised import MetricPolicy
 from repro.training import RunStore
+from repro.training.comparators.erasing import HaSSettings
 
 
 def test_scaled_maps_are_averaged() -> None:
@@ -49,11 +50,18 @@ def test_an_ensemble_is_stored_and_shares_its_first_member(tmp_path: Path) -> No
     assert torch.allclose(found.maps, average_maps([member.maps for member in members]))
     classes = (members[0].logits + members[1].logits).argmax(1)
     assert torch.equal(found.correct, classes == study.images.test.labels)
-    assert localise_ensemble(study, settings, 0, 2).result.reused
+    assert study.localise_ensemble(ensemble_members(settings, 0, 2), 0).result.reused
     assert errors([ensemble], ["corloc_error"], MetricPolicy()).rows[0].method == "cam_ensemble"
     assert ensembles_of(single, 0) == []
     with pytest.raises(ValueError, match="at least 2"):
-        localise_ensemble(study, settings, 0, 1)
+        study.localise_ensemble(ensemble_members(settings, 0, 1), 0)
+
+
+def test_members_of_has_differ_in_the_size_of_the_patches() -> None:
+    members = ensemble_members(HaSSettings(), 7, 4)
+    assert [(method.sizes, seed) for method, seed in members] == [((size,), 7) for size in (16, 32, 44, 56)]
+    with pytest.raises(ValueError, match=r"patch sizes \[16, 32, 44, 56\]; give at most 4"):
+        ensemble_members(HaSSettings(), 0, 5)
 
 
 def test_ids_are_those_of_the_printed_table() -> None:
