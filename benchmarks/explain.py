@@ -33,9 +33,9 @@ from torch import Tensor, nn
 
 from repro.evidence.speed import Comparison, RatioIs, SpeedRecord, compared, environment
 from repro.explain import SCORE_CAM_PRESETS, EngineSettings, GradCAM, ScoreCAM
-from repro.explain.engine import convert, fold_batch_norm, inference_copy
-from repro.explain.layer import forward_with_activation
-from repro.explain.masked_scores import MaskRule, default_batch_size
+from repro.explain.engine import MaskRule, default_batch_size
+from repro.explain.layer import LayerReader, ModelInputs
+from repro.explain.network_copy import Traced, convert, fold_batch_norm, inference_copy
 
 Liveness = Literal["few_dead", "many_dead"]
 Explain = Callable[[], Tensor | None]
@@ -123,7 +123,9 @@ def torchcam_method(subject: Subject, method: str) -> Explain:
 
 def bare_forwards(subject: Subject, dtype: torch.dtype | None) -> Explain:
     """One forward pass per live channel in the best layout of the library's own operations, masks made beforehand."""
-    network = convert(fold_batch_norm(inference_copy(subject.model)), dtype=dtype, channels_last=True)
+    network = Traced(inference_copy(subject.model))
+    fold_batch_norm(network)
+    convert(network, dtype=dtype, channels_last=True)
     batch_size = default_batch_size(subject.image)
     passes = live_channels(subject)
     images = subject.image.expand(batch_size, -1, -1, -1) * torch.rand(batch_size, 1, 1, 1).to(subject.image)
@@ -139,8 +141,8 @@ def bare_forwards(subject: Subject, dtype: torch.dtype | None) -> Explain:
 
 def live_channels(subject: Subject) -> int:
     """Channels of the layer that are not constant on the image."""
-    _, activation = forward_with_activation(subject.model, subject.layer, subject.image, differentiable=False)
-    return int((~MaskRule().blank(activation)).sum())
+    reading = LayerReader(subject.model, subject.layer).read(ModelInputs.of(subject.image), differentiable=False)
+    return int((~MaskRule().blank(reading.activation)).sum())
 
 
 def score_cam_contestants() -> dict[str, Callable[[Subject], Explain]]:

@@ -1,20 +1,19 @@
 """Class activation maps in Captum's LayerAttribution convention."""
 
-from repro.explain.augmented_grad_cam import (
+from repro.explain.augmented import (
     RELEASED_AUGMENTATION,
     AugmentationSettings,
     AugmentedGradCAMPlusPlus,
     SuperResolutionSettings,
 )
-from repro.explain.gradient_cams import GradCAM, GradCAMPlusPlus, LayerCAM, XGradCAM
-from repro.explain.layer import ClassActivationMap
-from repro.explain.masked_scores import EngineSettings, MaskedPasses, MaskedScores, MaskRule
-from repro.explain.score_cam import (
+from repro.explain.base import ClassActivationMap, LayerInfo, layers
+from repro.explain.engine import EngineSettings, MaskedPasses, MaskedScores, MaskRule
+from repro.explain.gradient import GradCAM, GradCAMPlusPlus, LayerCAM, XGradCAM
+from repro.explain.score import (
     SCORE_CAM_PLUS_PLUS_PRESETS,
     SCORE_CAM_PRESETS,
     ScoreCAM,
     ScoreCAMPlusPlus,
-    ScoreCAMPlusPlusSettings,
     ScoreCAMSettings,
     score_map,
     score_map_lowres,
@@ -32,15 +31,16 @@ __all__ = [
     "GradCAM",
     "GradCAMPlusPlus",
     "LayerCAM",
+    "LayerInfo",
     "MaskRule",
     "MaskedPasses",
     "MaskedScores",
     "ScoreCAM",
     "ScoreCAMPlusPlus",
-    "ScoreCAMPlusPlusSettings",
     "ScoreCAMSettings",
     "SuperResolutionSettings",
     "XGradCAM",
+    "layers",
     "score_map",
     "score_map_lowres",
     "shared_score_maps",

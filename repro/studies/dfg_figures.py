@@ -12,7 +12,7 @@ from torch import Tensor
 
 from repro.evidence.comparison import sample_key
 from repro.evidence.record import Row, Setting
-from repro.explain.gradient_cams import GradCAM
+from repro.explain.gradient import GradCAM
 from repro.losses.dfg import blend_filter_weights
 from repro.metrics.classification import frechet_distance
 from repro.models.feature_gan import FEATURE_GAN_SHAPES, FeatureGenerator

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from repro.data.images import ImageSet
 from repro.data.load import load_dataset
-from repro.explain.augmented_grad_cam import AugmentationSettings, AugmentedGradCAMPlusPlus
-from repro.explain.gradient_cams import GradCAM, GradCAMPlusPlus, LayerCAM, XGradCAM
-from repro.explain.masked_scores import EngineSettings, MaskedPasses
-from repro.explain.score_cam import ScoreCAMPlusPlusSettings, ScoreCAMSettings, ScoreMapSettings, shared_score_maps
+from repro.explain.augmented import AugmentationSettings, AugmentedGradCAMPlusPlus
+from repro.explain.engine import EngineSettings
+from repro.explain.gradient import GradCAM, GradCAMPlusPlus, LayerCAM, XGradCAM
+from repro.explain.score import ScoreCAMSettings, shared_score_maps
 from repro.files import content_hash, file_hash
 from repro.metrics.faithfulness import (
     FaithfulnessSettings,
@@ -163,17 +163,17 @@ def _weights_hash(settings: SubjectSettings) -> str:
 
 
 GRADIENT_METHODS = {"gradcam": GradCAM, "gradcampp": GradCAMPlusPlus, "xgradcam": XGradCAM, "layercam": LayerCAM}
-SCORE_METHODS: Mapping[str, ScoreMapSettings] = {
+SCORE_METHODS: Mapping[str, ScoreCAMSettings] = {
     "scorecam": ScoreCAMSettings(),
     "scorecam_eq5": ScoreCAMSettings(baseline="input"),
-    "scorecampp": ScoreCAMPlusPlusSettings(),
-    "scorecampp_mask_only": ScoreCAMPlusPlusSettings(gate_on="mask"),
-    "scorecampp_eq10": ScoreCAMPlusPlusSettings(baseline="input"),
-    "scorecampp_relu": ScoreCAMPlusPlusSettings(gate="relu"),
-    "scorecampp_sigmoid": ScoreCAMPlusPlusSettings(gate="sigmoid"),
-    "scorecampp_sigmoid_relu": ScoreCAMPlusPlusSettings(gate="sigmoid_relu"),
-    "scorecampp_mish": ScoreCAMPlusPlusSettings(gate="mish"),
-    "scorecampp_swish": ScoreCAMPlusPlusSettings(gate="swish"),
+    "scorecampp": ScoreCAMSettings(gate="tanh"),
+    "scorecampp_mask_only": ScoreCAMSettings(gate="tanh", gate_on="mask"),
+    "scorecampp_eq10": ScoreCAMSettings(gate="tanh", baseline="input"),
+    "scorecampp_relu": ScoreCAMSettings(gate="relu"),
+    "scorecampp_sigmoid": ScoreCAMSettings(gate="sigmoid"),
+    "scorecampp_sigmoid_relu": ScoreCAMSettings(gate="sigmoid_relu"),
+    "scorecampp_mish": ScoreCAMSettings(gate="mish"),
+    "scorecampp_swish": ScoreCAMSettings(gate="swish"),
 }
 AREA_MATCHED = "scorecam_area_matched"
 """Control: Score-CAM's map to a power, so that its mean area is ScoreCAM++'s on every image."""
@@ -184,7 +184,7 @@ VIT_METHODS = ("gradcam", "gradcampp", "xgradcam", "layercam", "scorecam", "scor
 PAPER_METHODS = ("gradcam", "gradcampp", "xgradcam", "layercam", "scorecam", "auggradcampp", "scorecampp")
 
 
-OTHER_GATES = tuple(name for name, rule in SCORE_METHODS.items() if rule.rule.gate not in (None, "tanh"))
+OTHER_GATES = tuple(name for name, rule in SCORE_METHODS.items() if rule.gate not in (None, "tanh"))
 GROUPS: tuple[tuple[str, ...], ...] = (
     (*PAPER_METHODS, AREA_MATCHED, "scorecam_eq5", "scorecampp_mask_only", "scorecampp_eq10"),
     *((name,) for name in OTHER_GATES),
@@ -291,7 +291,7 @@ def make_maps(
         scored |= {name: SCORE_METHODS[name] for name in ("scorecam", "scorecampp")}
     if scored:
         engine = EngineSettings(dtype=torch.bfloat16 if precision == "bfloat16" else None)
-        maps |= shared_score_maps(MaskedPasses(network, layer, settings=engine), inputs, scored, targets)
+        maps |= shared_score_maps(network, layer, inputs, scored, targets, engine=engine)
     if AREA_MATCHED in methods:
         maps[AREA_MATCHED] = match_area(maps["scorecam"], maps["scorecampp"])
     return {name: maps[name] for name in methods}

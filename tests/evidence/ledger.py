@@ -115,6 +115,8 @@ def _parameters(owner: Any) -> Mapping[str, tuple[Any, object]]:
     if inspect.isclass(owner) and dataclasses.is_dataclass(owner):
         hints = get_type_hints(owner)
         return {f.name: (hints[f.name], _default_of(f)) for f in dataclasses.fields(owner)}
+    if dataclasses.is_dataclass(owner):
+        return {name: (hint, getattr(owner, name)) for name, hint in get_type_hints(type(owner)).items()}
     function = owner.__init__ if inspect.isclass(owner) else owner
     hints = get_type_hints(function)
     arguments = inspect.signature(function).parameters.values()

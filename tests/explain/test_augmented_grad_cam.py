@@ -12,7 +12,7 @@ from repro.explain import (
     AugmentedGradCAMPlusPlus,
     GradCAMPlusPlus,
 )
-from repro.explain.augmented_grad_cam import draw_warps, invert, sampling_grid, super_resolve
+from repro.explain.augmented import draw_warps, invert, sampling_grid, super_resolve
 
 
 def warp(image, warps):
@@ -95,12 +95,12 @@ def warp_each(maps, warps):
 
 def test_the_released_reading_explains_class_j_on_copy_j(cnn, images, monkeypatch):
     seen = []
-    original = GradCAMPlusPlus.attribute_lowres
+    original = GradCAMPlusPlus._lowres
     monkeypatch.setattr(
         GradCAMPlusPlus,
-        "attribute_lowres",
-        lambda self, inputs, target, **options: (
-            seen.append((inputs, target)) or original(self, inputs, target, **options)
+        "_lowres",
+        lambda self, reader, given, labels, *rest: (
+            seen.append((given.tensors[0], labels)) or original(self, reader, given, labels, *rest)
         ),
     )
     AugmentedGradCAMPlusPlus(cnn, cnn.rectify, RELEASED_AUGMENTATION).attribute(images[:1], 3)

@@ -6,9 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from repro.explain import EngineSettings, MaskedPasses, MaskRule, ScoreCAM
-from repro.explain.engine import can_fuse, convert, fold_batch_norm, fuse_convolutions, inference_copy, pack_filters
-from repro.explain.layer import batch_within_budget, forward_bytes, run_in_shrinking_batches
+from repro.explain import EngineSettings, ScoreCAM
+from repro.explain.base import forward_bytes, run_in_shrinking_batches
+from repro.explain.layer import ModelInputs
+from repro.explain.network_copy import (
+    Traced,
+    convert,
+    fold_batch_norm,
+    fuse_convolutions,
+    inference_copy,
+    pack_filters,
+)
 
 
 class LimitedMemory(nn.Module):
@@ -80,15 +88,13 @@ def test_a_halved_batch_repeats_its_slice_and_stays_halved():
 
 
 def test_the_budget_sets_the_batch(cnn, images):
-    needed = forward_bytes(cnn, images[:1])
+    needed = forward_bytes(cnn, ModelInputs((images[:1],)))
     assert needed == 3 * 8 * 32 * 32 * 4  # thrice the stem's output in float32
-    assert batch_within_budget(cnn, images[:1], 4.5 * needed / 2**20, wanted=32) == 4
-    assert batch_within_budget(cnn, images[:1], 0.1 * needed / 2**20, wanted=32) == 1
     seen = []
     cnn.head[1].register_forward_hook(lambda _m, inputs, _o: seen.append(len(inputs[0])))
     settings = EngineSettings(memory_budget_mib=4.5 * needed / 2**20)
-    MaskedPasses(cnn, cnn.rectify, settings=settings).run(images, 0, MaskRule())
-    assert max(seen[1:]) == 4  # the first pass reads the activations of the three images
+    ScoreCAM(cnn, cnn.rectify, engine=settings).attribute(images, 0)
+    assert max(seen) == 4
 
 
 @pytest.mark.parametrize("setting", [{"batch_size": 0}, {"memory_budget_mib": -1.0}])
@@ -97,13 +103,20 @@ def test_bad_engine_settings_are_named(setting):
         EngineSettings(**setting)
 
 
-def norms(network):
-    return sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+def folded_copy(model):
+    traced = Traced(inference_copy(model))
+    fold_batch_norm(traced)
+    return traced
+
+
+def norms(traced):
+    calls = [node.target for node in traced.graph.nodes if node.op == "call_module"]
+    return sum(isinstance(traced.modules_called[call], nn.BatchNorm2d) for call in calls)
 
 
 def test_folding_removes_every_norm_and_keeps_the_function(cnn, images):
-    folded = fold_batch_norm(inference_copy(cnn))
-    assert (norms(cnn), norms(folded)) == (2, 0)
+    folded = folded_copy(cnn)
+    assert (norms(Traced(inference_copy(cnn))), norms(folded)) == (2, 0)
     torch.testing.assert_close(folded(images), cnn(images), rtol=1e-5, atol=1e-5)
 
 
@@ -127,7 +140,7 @@ def test_shared_convolutions_are_not_folded(images):
     for norm in (model.norm, model.other):
         nn.init.uniform_(norm.running_var, 0.5, 1.5)
     model.eval()
-    folded = fold_batch_norm(inference_copy(model))
+    folded = folded_copy(model)
     assert norms(folded) == 2
     torch.testing.assert_close(folded(images), model(images))
 
@@ -145,8 +158,8 @@ class Branching(nn.Module):
 
 def test_an_untraceable_network_runs_unfolded(cnn, images):
     branching = Branching(cnn)
-    copy = inference_copy(branching)
-    assert fold_batch_norm(copy) is copy
+    with pytest.raises(Exception, match="control flow"):
+        Traced(inference_copy(branching))
     expected = ScoreCAM(cnn, cnn.rectify).attribute(images, 1)
     ours = ScoreCAM(branching, cnn.rectify).attribute(images, 1)
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
@@ -165,7 +178,7 @@ class SizeBranch(nn.Module):
 
 def test_a_folded_network_that_disagrees_is_not_used(cnn, images):
     treacherous = SizeBranch(cnn)
-    assert not torch.allclose(fold_batch_norm(inference_copy(treacherous))(images), treacherous(images))
+    assert not torch.allclose(folded_copy(treacherous)(images), treacherous(images))
     expected = ScoreCAM(cnn, cnn.rectify).attribute(images, 1)
     ours = ScoreCAM(treacherous, cnn.rectify).attribute(images, 1)
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
@@ -173,9 +186,9 @@ def test_a_folded_network_that_disagrees_is_not_used(cnn, images):
 
 def test_a_users_hook_on_a_block_stays_in_force(cnn, images):
     cnn.block.register_forward_hook(lambda _m, _i, output: output * 0.5)
-    copy = inference_copy(cnn)
-    assert fold_batch_norm(copy) is copy
-    torch.testing.assert_close(copy(images), cnn(images))
+    with pytest.raises(TypeError, match="hooks"):
+        Traced(inference_copy(cnn))
+    torch.testing.assert_close(inference_copy(cnn)(images), cnn(images))
 
 
 def test_the_copy_shares_tensors_until_they_change(cnn):
@@ -205,9 +218,7 @@ class Residual(nn.Module):
         return torch.nn.functional.relu(self.shrink(d)).mean((2, 3))
 
 
-fusing = pytest.mark.skipif(
-    not can_fuse(torch.float32, torch.device("cpu")), reason="this PyTorch or CPU has no fused convolutions"
-)
+fusing = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this CPU has no fused convolutions")
 
 
 @fusing
@@ -216,7 +227,8 @@ def test_fused_convolutions_keep_the_function(images):
     model = Residual().eval()
     with torch.no_grad():
         expected = model(images)
-        fused = fuse_convolutions(inference_copy(model), images[:1])
+        fused = Traced(inference_copy(model))
+        fuse_convolutions(fused, images[:1])
         calls = [node.target for node in fused.graph.nodes if node.op == "call_function"]
         assert calls == [operator.add], "one sum is left, and no rectifier"
         torch.testing.assert_close(fused(images), expected)
@@ -228,10 +240,9 @@ def test_fused_convolutions_keep_the_function(images):
 
 
 @fusing
-def test_a_hooked_convolution_is_not_fused_and_an_untraceable_network_stays(cnn, images):
+def test_a_hooked_convolution_is_not_fused(cnn, images):
     cnn.block[0].register_forward_hook(lambda _m, _i, output: output * 0.5)
     with torch.no_grad():
-        fused = fuse_convolutions(inference_copy(cnn), images[:1])
+        fused = Traced(inference_copy(cnn))
+        fuse_convolutions(fused, images[:1])
         torch.testing.assert_close(fused(images), cnn(images))
-        copy = inference_copy(Branching(cnn))
-        assert fuse_convolutions(copy, images[:1]) is copy

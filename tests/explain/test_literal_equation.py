@@ -5,7 +5,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from repro.explain import SCORE_CAM_PLUS_PLUS_PRESETS, SCORE_CAM_PRESETS, MaskedPasses, shared_score_maps
+from repro.explain import SCORE_CAM_PLUS_PLUS_PRESETS, SCORE_CAM_PRESETS, shared_score_maps
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_the_literal_baseline_leaves_most_maps_empty(trained):
         "literal": SCORE_CAM_PLUS_PLUS_PRESETS["paper"],
         "released": SCORE_CAM_PLUS_PLUS_PRESETS["released"],
     }
-    maps = shared_score_maps(MaskedPasses(model, model[3]), images, variants)
+    maps = shared_score_maps(model, model[3], images, variants)
     empty = {name: (cam.amax((1, 2, 3)) == 0).float().mean().item() for name, cam in maps.items()}
     assert empty["literal"] > 0.5
     assert empty["released"] == 0
@@ -41,7 +41,5 @@ def test_the_literal_baseline_leaves_most_maps_empty(trained):
 
 def test_so_does_equation_5_of_score_cam(trained):
     model, images = trained
-    maps = shared_score_maps(MaskedPasses(model, model[3]), images, {"literal": SCORE_CAM_PRESETS["scorecampp_paper"]})[
-        "literal"
-    ]
+    maps = shared_score_maps(model, model[3], images, {"literal": SCORE_CAM_PRESETS["scorecampp_paper"]})["literal"]
     assert (maps.amax((1, 2, 3)) == 0).float().mean() > 0.5

@@ -14,7 +14,7 @@ from repro.explain import (
     ScoreCAMPlusPlus,
     XGradCAM,
 )
-from repro.explain.layer import resolve_target, tokens_to_grid
+from repro.models.class_scores import resolve_target
 
 
 def augmented(model, layer):
@@ -95,13 +95,3 @@ def test_targets_are_resolved():
     assert resolve_target(2, logits).tolist() == [2, 2]
     assert resolve_target([2, 1], logits).tolist() == [2, 1]
     assert resolve_target(torch.tensor([0, 1]), logits).tolist() == [0, 1]
-
-
-def test_token_grids():
-    tokens = torch.arange(5.0).view(1, 5, 1)
-    assert tokens_to_grid(tokens)[0, 0].tolist() == [[1, 2], [3, 4]]  # class token dropped
-    assert tokens_to_grid(tokens[:, 1:])[0, 0].tolist() == [[1, 2], [3, 4]]
-    with pytest.raises(ValueError, match="7 tokens"):
-        tokens_to_grid(torch.zeros(1, 7, 2))
-    with pytest.raises(ValueError, match="pass reshape="):
-        tokens_to_grid(torch.zeros(1, 7))

@@ -14,11 +14,12 @@ from repro.explain import (
     MaskedPasses,
     ScoreCAM,
     ScoreCAMPlusPlus,
-    ScoreCAMPlusPlusSettings,
     ScoreCAMSettings,
     score_map,
     shared_score_maps,
 )
+from repro.explain.layer import LayerReader, ModelInputs
+from repro.models.class_scores import as_classes
 
 PRESETS = [*SCORE_CAM_PRESETS.items(), *SCORE_CAM_PLUS_PLUS_PRESETS.items()]
 GATES = {
@@ -39,6 +40,11 @@ def activation_of(model, layer, images):
     return kept[0] if kept[0].ndim == 4 else kept[0][:, 1:].transpose(1, 2).unflatten(2, (4, 4))
 
 
+def scores_of(model, layer, images, target, rule):
+    """One run of the masked passes."""
+    return MaskedPasses(LayerReader(model, layer)).run(ModelInputs.of(images), as_classes(target, len(images)), rule)
+
+
 def minmax(channel):
     return (channel - channel.min()) / (channel.max() - channel.min())
 
@@ -46,7 +52,7 @@ def minmax(channel):
 @torch.no_grad()
 def plain_loop(model, layer, image, label, settings):
     """One image, one channel, one forward pass at a time."""
-    size, plus_plus = image.shape[-2:], isinstance(settings, ScoreCAMPlusPlusSettings)
+    size, plus_plus = image.shape[-2:], settings.gate is not None
     grid = {"size": size, "mode": "bilinear", "align_corners": not plus_plus and settings.align_corners}
     weights, maps = [], []
     for a in activation_of(model, layer, image)[0]:
@@ -75,7 +81,7 @@ def keep(settings, flat):
 
 
 def explainer(model, layer, settings, **engine):
-    method = ScoreCAM if isinstance(settings, ScoreCAMSettings) else ScoreCAMPlusPlus
+    method = ScoreCAMPlusPlus if settings.gate else ScoreCAM
     return method(model, layer, settings, engine=EngineSettings(**engine))
 
 
@@ -99,10 +105,9 @@ def all_score_cam_settings():
 
 def test_every_score_cam_reading_equals_the_plain_loop(cnn, images):
     kill_channels(cnn)
-    passes = MaskedPasses(cnn, cnn.rectify)
     runs = {}
     for settings in all_score_cam_settings():
-        scores = runs.setdefault(settings.rule, passes.run(images[:1], 2, settings.rule))
+        scores = runs.setdefault(settings.rule, scores_of(cnn, cnn.rectify, images[:1], 2, settings.rule))
         expected = plain_loop(cnn, cnn.rectify, images[:1], 2, settings)
         torch.testing.assert_close(score_map(scores, settings), expected, rtol=1e-5, atol=1e-5, msg=str(settings))
     assert len(runs) == 4
@@ -114,7 +119,7 @@ def test_every_scorecam_plus_plus_reading_equals_the_plain_loop(gate, cnn, image
     for space, base, gate_on, summed in product(
         ("probability", "logit"), ("none", "input", "black"), ("mask", "both"), ("lowres", "upsampled")
     ):
-        settings = ScoreCAMPlusPlusSettings(gate, gate_on, space, base, summed)
+        settings = ScoreCAMSettings(space, base, summed_map=summed, gate=gate, gate_on=gate_on)
         ours = ScoreCAMPlusPlus(cnn, cnn.rectify, settings).attribute(images[:1], 2)
         expected = plain_loop(cnn, cnn.rectify, images[:1], 2, settings)
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5, msg=str(settings))
@@ -129,9 +134,8 @@ def test_presets_on_a_vit_equal_the_plain_loop(name, settings, vit, images):
 
 
 def test_tanh_masks_of_a_vit_are_signed(vit, images):
-    passes = MaskedPasses(vit, vit.encoder.layers[-1].ln_1)
-    rule = ScoreCAMPlusPlusSettings().rule
-    activations = passes.run(images, None, rule).activations
+    rule = SCORE_CAM_PLUS_PLUS_PRESETS["released"].rule
+    activations = scores_of(vit, vit.encoder.layers[-1].ln_1, images, None, rule).activations
     masks = rule.masks(activations[0, :, None], (32, 32))
     assert masks.amin() < -0.1
     assert masks.abs().amax() <= 1
@@ -150,8 +154,7 @@ def test_released_scorecam_plus_plus_is_probability_weighted_tanh_maps(cnn, imag
 
 def test_scorecam_weights_have_the_sign_of_the_score_change(cnn, images):
     """α = f(X∘H) − f(X): negative where the mask costs confidence (paper eq. 5)."""
-    passes = MaskedPasses(cnn, cnn.rectify)
-    scores = passes.run(images[:1], None, ScoreCAMSettings().rule)
+    scores = scores_of(cnn, cnn.rectify, images[:1], None, ScoreCAMSettings().rule)
     with torch.no_grad():
         whole = cnn(images[:1]).softmax(1).max()
     expected = scores.scores("probability") - whole
@@ -214,17 +217,17 @@ def test_variants_share_passes(cnn, images, monkeypatch):
     runs = []
     original = MaskedPasses.run
     monkeypatch.setattr(MaskedPasses, "run", lambda *args: runs.append(args[-1]) or original(*args))
-    settings = dict(PRESETS) | {"logit": ScoreCAMPlusPlusSettings(score_space="logit")}
-    maps = shared_score_maps(MaskedPasses(cnn, cnn.rectify), images, settings, 2)
+    settings = dict(PRESETS) | {"logit": ScoreCAMSettings(score_space="logit", gate="tanh")}
+    maps = shared_score_maps(cnn, cnn.rectify, images, settings, 2)
     assert len(runs) == 4  # min-max: plain, aligned corners, low-resolution first; tanh
     for name, variant in settings.items():
         torch.testing.assert_close(maps[name], explainer(cnn, cnn.rectify, variant).attribute(images, 2))
 
 
 def test_scores_of_another_mask_rule_are_refused(cnn, images):
-    scores = MaskedPasses(cnn, cnn.rectify).run(images, 0, ScoreCAMSettings().rule)
+    scores = scores_of(cnn, cnn.rectify, images, 0, ScoreCAMSettings().rule)
     with pytest.raises(ValueError, match="gate='tanh'"):
-        score_map(scores, ScoreCAMPlusPlusSettings())
+        score_map(scores, SCORE_CAM_PLUS_PLUS_PRESETS["released"])
 
 
 def test_the_predicted_class_is_the_default_target(cnn, images):

@@ -7,23 +7,17 @@ released code states every constant used here (digest §2).
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from repro.explain.gradient_cams import GradCAMPlusPlus
-from repro.explain.layer import (
-    ClassActivationMap,
-    Reshape,
-    Target,
-    evaluation_mode,
-    forward_with_activation,
-    resolve_target,
-    upsample_map,
-)
+from repro.explain.base import LayerChoice, check_words, upsample_map
+from repro.explain.gradient import GradCAMPlusPlus
+from repro.explain.layer import Call, LayerReader, Layout, ModelInputs, Reshape
+from repro.models.class_scores import Target, resolve_target
 
 Affine = Float[Tensor, "r 2 3"]
 
@@ -73,6 +67,7 @@ class AugmentationSettings:
     """Seed of the warps. All images get the same ones: a map does not depend on its place in the batch."""
 
     def __post_init__(self) -> None:
+        check_words(self)
         if self.copies < 1:
             raise ValueError(f"copies is {self.copies}; expected at least 1")
         if self.combine == "super_resolution" and not self.inverse_warp:
@@ -123,40 +118,77 @@ def sampling_grid(
     return F.affine_grid(scaled, [len(warps), 1, rows, columns], align_corners=False)
 
 
-class AugmentedGradCAMPlusPlus(ClassActivationMap):
+class AugmentedGradCAMPlusPlus(GradCAMPlusPlus):
     """Augmented Grad-CAM++ (reconstruction), or with `RELEASED_AUGMENTATION` what the ScoreCAM++ authors ran.
 
-    Args:
-        model, layer, reshape: as for every `ClassActivationMap`.
-        settings: how copies are drawn and put together.
-        batch_size: copies per pass; halved when memory runs out.
+    >>> import torch
+    >>> from torchvision.models import resnet18
+    >>> explainer = AugmentedGradCAMPlusPlus(resnet18(), "layer4", AugmentationSettings(copies=2))
+    >>> explainer.attribute(torch.randn(1, 3, 64, 64), target=3).shape
+    torch.Size([1, 1, 64, 64])
     """
 
     def __init__(
         self,
         model: nn.Module,
-        layer: nn.Module,
+        layer: LayerChoice,
         settings: AugmentationSettings | None = None,
         *,
         batch_size: int = 50,
+        layout: Layout | None = None,
+        grid: tuple[int, ...] | None = None,
         reshape: Reshape | None = None,
+        call: Call | None = None,
     ) -> None:
-        super().__init__(model, layer, reshape=reshape)
+        """Choose layer and augmentation; nothing is computed yet.
+
+        Args:
+            model, layer, layout, grid, reshape, call: as for every `ClassActivationMap`.
+            settings: how copies are drawn and put together.
+            batch_size: copies per pass; halved when memory runs out.
+
+        Raises:
+            ValueError: an unknown layer or word, a batch size below 1.
+        """
+        super().__init__(model, layer, layout=layout, grid=grid, reshape=reshape, call=call)
+        if batch_size < 1:
+            raise ValueError(f"batch_size: {batch_size}; expected at least 1")
         self.settings = settings or AugmentationSettings()
         self.batch_size = batch_size
-        self._explainer = GradCAMPlusPlus(model, layer, reshape=reshape)
 
-    def attribute(self, inputs: Float[Tensor, "n c h w"], target: Target = None) -> Float[Tensor, "n 1 h w"]:
-        """Map of each image for its target (None: the class predicted on the unwarped image)."""
-        with evaluation_mode(self.forward_func):
-            logits, _ = forward_with_activation(self.forward_func, self.layer, inputs, differentiable=False)
-        targets = resolve_target(target, logits)
-        pairs = zip(inputs.split(1), targets.split(1), strict=True)
-        maps = [self._one_map(image, label, classes=logits.shape[1]) for image, label in pairs]
-        return torch.cat(maps)
+    def attribute(  # type: ignore[override]
+        self,
+        inputs: Tensor,
+        target: Target = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+    ) -> Any:
+        """Map of each image for its target (None: the class predicted on the unwarped image), shape (n, 1, h, w).
 
-    def _one_map(self, image: Tensor, label: Tensor, classes: int) -> Float[Tensor, "1 1 h w"]:
+        Args:
+            inputs: normalised images (n, c, h, w).
+            target: class index for all images, one per image (list, array, tensor), or None for the predicted class.
+            additional_forward_args: further arguments of the model's forward, the same for all copies of an image.
+            attribute_to_layer_input: read what the layer gets in place of what it returns.
+
+        Raises:
+            ValueError: inputs, targets, layer or network that cannot be explained, with what to do.
+        """
+
+        def explain(reader: LayerReader, given: ModelInputs, classes: Tensor | None) -> Tensor:
+            if len(given.tensors) != 1 or given.tensors[0].ndim != 4:
+                raise ValueError("inputs: Augmented Grad-CAM++ warps one tensor of images (n, c, height, width)")
+            logits = reader.read(given, differentiable=False).logits
+            targets = resolve_target(classes, logits)
+            numbers = torch.arange(len(given)).split(1)
+            maps = [self._one_map(reader, given.part(i), targets[i], classes=logits.shape[1]) for i in numbers]
+            return torch.cat(maps)
+
+        return self._each_layer(inputs, target, additional_forward_args, attribute_to_layer_input, explain)
+
+    def _one_map(self, reader: LayerReader, given: ModelInputs, label: Tensor, classes: int) -> Tensor:
         settings = self.settings
+        (image,) = given.tensors
         size = (image.shape[-2], image.shape[-1])
         released = settings.explained == "copy_number"
         warps = draw_warps(settings, size, identity_first=not released).to(image)
@@ -167,7 +199,8 @@ class AugmentedGradCAMPlusPlus(ClassActivationMap):
             # The released loop explains the image for its own class as well, before the copies.
             copies = torch.cat([image, copies])
             labels = torch.cat([label, torch.arange(len(warps), device=label.device) % classes])
-        cams = self._explainer.attribute_lowres(copies, labels, batch_size=self.batch_size)
+        repeated = given.part(torch.zeros(len(copies), dtype=torch.long))
+        cams = self._lowres(reader, ModelInputs((copies,), repeated.extra), labels, True, self.batch_size)
         cams = _scaled(cams, from_minimum=settings.normalise == "minmax")
         if settings.combine == "super_resolution":
             return super_resolve(cams, warps, size, settings.super_resolution)
