@@ -76,6 +76,11 @@ class ClaimVerdict:
         """The judged part that decided: of those with the verdict `judged`, the least favourable one."""
         return _deciding(self.parts, self.judged)
 
+    def deciding_in(self, table_id: str) -> PartVerdict | None:
+        """The deciding one of the judged parts that compare cells of this table alone."""
+        own = [part for part in self.judged_parts if {cell.table for cell in part.requirement.cells} == {table_id}]
+        return _deciding(own, _worst([part.judged for part in own if part.judged])) if own else None
+
     @property
     def quantity(self) -> Estimate | None:
         """The deciding part's measured quantity with its interval."""

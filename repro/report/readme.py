@@ -4,29 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 
 from repro.catalogue import Preset, all_tables
-from repro.evidence.comparison import CellComparison, compare, headline
+from repro.evidence.comparison import CellComparison, compare, run_unit
 from repro.evidence.judgement import Judge, discovery_note, table_title
-from repro.evidence.published import PAPERS, Paper, find_table
+from repro.evidence.published import PAPERS, Paper, find_metric, find_table
 from repro.evidence.record import Record, read_records, records_in
+from repro.evidence.sentences import number, short_text
 from repro.evidence.speed import Comparison, SpeedRecord, load_speed_records
+from repro.evidence.statistics import Estimate
 from repro.project import project_root, reports_root
-from repro.report.html import duration, markdown_table, plain, record_tag
+from repro.report.html import markdown_table, plain, record_tag
 from repro.report.pages import PAPER_NAMES, claims_file
+from repro.report.summary import effects, summary_figure
 from repro.report.verdict_views import counts, scope_text
 
-_RESULTS = (
-    "table",
-    "paper's own method",
-    "paper",
-    "ours [95 %]",
-    "claims, in our data",
-    "n",
-    "device",
-    "time: notebook; stored runs",
-    "record: run · file",
-)
+_RESULTS = ("table", "what the paper says", "what we find, in our data", "n", "page")
 _CLAIMS = ("paper", "claims", "in the paper's setting", "in our data, or over the measured part")
 
 
@@ -39,11 +33,9 @@ def measured_records(preset: Preset) -> dict[str, Record]:
 
 
 def results_table(preset: Preset, judge: Judge) -> str:
-    """One row per table that has a record: the paper's number beside ours, and the record both can be traced to."""
-    records = judge.measured.records
-    if not records:
-        return f"No record of the {preset} preset exists yet.\n"
-    return markdown_table(_RESULTS, [_result_row(record, judge) for record in records.values()])
+    """One row per table with a judged claim: its sentence, the verdict with the deciding comparison, n and the page."""
+    rows = [row for id in judge.measured.records if (row := _result_row(id, preset, judge))]
+    return markdown_table(_RESULTS, rows) if rows else f"No record of the {preset} preset exists yet.\n"
 
 
 def claims_table(preset: Preset, judge: Judge) -> str:
@@ -58,30 +50,28 @@ def claims_table(preset: Preset, judge: Judge) -> str:
     return markdown_table(_CLAIMS, rows)
 
 
-def _result_row(record: Record, judge: Judge) -> list[str]:
-    cell = headline(record)
-    judged = [verdict.judged for verdict in judge.claims_of_table(record.id) if verdict.scope]
-    claims = ", ".join(f"{count} {verdict.word}" for verdict, count in counts(judged) if verdict) or "–"
-    folder = f"reports/{record.preset}/{record.id}"
-    quantity, paper, ours, units = "figure", "–", "–", "–"
-    if cell is not None:
-        unit = f", {cell.unit}" if cell.unit else ""
-        quantity = plain(f"{cell.method_label}: {cell.metric_label}{unit}")
-        paper, ours = cell.published_text, cell.ours_text
-        units = cell.count_text
-    facts = record.provenance
-    stored = "not recorded" if facts.stored_seconds is None else duration(facts.stored_seconds)
-    return [
-        f"[{record.id}]({folder}/index.html)",
-        quantity,
-        paper,
-        ours,
-        claims,
-        units,
-        facts.device,
-        f"{duration(facts.wall_seconds)}; {stored}",
-        f"[{record_tag(record)}]({folder}/result.json)",
-    ]
+def _result_row(id: str, preset: Preset, judge: Judge) -> list[str] | None:
+    """The claim that is most about this table, with the comparison of this table's cells that decides it."""
+    found = [(verdict, part) for verdict in judge.claims_of_table(id) if (part := verdict.deciding_in(id))]
+    if not found:
+        return None
+    verdict, part = min(found, key=lambda pair: len({c.table for p in pair[0].parts for c in p.requirement.cells}))
+    assert part.quantity is not None and part.judged is not None
+    doubt = f" ({part.quantity.doubt})" if part.quantity.doubt else ""
+    unit = find_metric(part.requirement.cells[0]).unit
+    effect = f"**{part.judged.word}** — {short_text(part.requirement)}: {number(part.quantity, unit)}{doubt}"
+    quote = shorten(verdict.claim.quote, 96, placeholder=" …")
+    page = f"[page](reports/{preset}/{id}/index.html)"
+    return [f"`{id}`", f"“{plain(quote)}”", plain(effect), _count(part.quantity, judge.measured.records[id]), page]
+
+
+def _count(quantity: Estimate, record: Record) -> str:
+    """What stands behind an interval, e.g. "3 seeds × 500 images"."""
+    spread = quantity.spread
+    if spread is None:
+        return str(quantity.n)
+    counted = [f"{spread.seeds} {run_unit(record)}"] if spread.seeds > 1 else []
+    return " × ".join([*counted, f"{spread.images} images"] if spread.images else counted) or str(quantity.n)
 
 
 # The README's speed tables, made from the committed records of the benchmarks.
@@ -102,12 +92,51 @@ def speed_table(records: Sequence[SpeedRecord]) -> str:
     return "\n".join([head, *(_section(record) for record in records)])
 
 
+_SHORT = (
+    ("explain", "Score-CAM, ResNet-18, few dead channels, repro fp32", "pytorch-grad-cam"),
+    ("explain", "Score-CAM, ResNet-18, few dead channels, repro bf16", "pytorch-grad-cam"),
+    ("explain", "Grad-CAM, ResNet-18, few dead channels", "captum"),
+    ("explain", "Score-CAM, ResNet-18, few dead channels, memory", "torchcam"),
+    ("localisation", "boxes at all thresholds, cam maps", ""),
+    ("localisation", "PxAP", ""),
+    ("ega_step", "EGA training step", ""),
+    ("dfg_step", "DFG iteration", ""),
+)
+"""The rows of the README's speed table: benchmark, what was measured, and the peer; on one thread."""
+
+
+def short_speed_table(records: Sequence[SpeedRecord]) -> str:
+    """At most eight rows that matter, and how many demands are met in all."""
+    found = [
+        next(
+            (
+                row
+                for record in records
+                for row in record.comparisons
+                if record.name == name
+                and row.name.startswith(what)
+                and row.peer_label.startswith(peer)
+                and row.threads == 1
+            ),
+            None,
+        )
+        for name, what, peer in _SHORT
+    ]
+    met = [row.met for record in records for row in record.comparisons if row.met is not None]
+    rows = [_speed_row(row)[:4] for row in found if row is not None]
+    if not rows:
+        return NOTHING
+    return f"{sum(met)} of {len(met)} demands are met; all rows: [docs/speed.md](docs/speed.md).\n\n" + markdown_table(
+        _COLUMNS[:4], rows
+    )
+
+
 def _section(record: SpeedRecord) -> str:
     facts = record.environment
     where = facts.processor if facts.device == "CPU" else f"{facts.device}, host {facts.processor}"
     versions = ", ".join(f"{name} {version}" for name, version in facts.libraries.items())
     commit = f", commit {facts.commit[:10]}{' with changes' if facts.dirty else ''}" if facts.commit else ""
-    source = f"[{record.name}](benchmarks/results/{record.name}.json)"
+    source = f"[{record.name}](../benchmarks/results/{record.name}.json)"
     line = f"{source} — {plain(where)}; {plain(versions)}; {facts.date}{commit}\n"
     return "\n".join([line, markdown_table(_COLUMNS, [_speed_row(found) for found in record.comparisons])])
 
@@ -222,28 +251,43 @@ SHOWN: Preset = "quick"
 """The preset whose records the README shows; `RESULTS.md` shows all."""
 
 
+DOCUMENTS = {"README.md": ("claims", "results", "speed"), "docs/speed.md": ("benchmarks",), "docs/data.md": ("data",)}
+"""Which generated sections stand in which document, each between its two markers."""
+
+
 def readme_texts(data_sets: Sequence[Mapping[str, str]]) -> dict[Path, str]:
-    """`RESULTS.md`, and `README.md` with what belongs between its markers, by path.
+    """`RESULTS.md`, the summary figures, and every document with what belongs between its markers, by path.
 
     `data_sets` are the rows of `repro data list`.
 
     Raises:
         ValueError: a pair of markers is missing.
     """
-    path = project_root() / "README.md"
-    text = path.read_text(encoding="utf-8")
-    for name, content in generated_sections(data_sets).items():
-        text = replace_section(text, name, content)
-    return {project_root() / "RESULTS.md": results_text(), path: text}
+    root, judge = project_root(), Judge(measured_records(SHOWN))
+    sections = generated_sections(data_sets, judge)
+    texts = {root / "RESULTS.md": results_text()}
+    for document, names in DOCUMENTS.items():
+        text = (root / document).read_text(encoding="utf-8")
+        for name in names:
+            text = replace_section(text, name, sections[name])
+        texts[root / document] = text
+    return texts | {root / path: figure for path, figure in summary_figures(judge).items()}
 
 
-def generated_sections(data_sets: Sequence[Mapping[str, str]]) -> dict[str, str]:
+def summary_figures(judge: Judge) -> dict[str, str]:
+    """The SVG text of each paper's figure, by its path in the project."""
+    figures = {paper: summary_figure(PAPER_NAMES[paper], effects(judge.claims(paper))) for paper in PAPERS}
+    return {f"docs/images/claims-{paper}.svg": figure for paper, figure in figures.items() if figure}
+
+
+def generated_sections(data_sets: Sequence[Mapping[str, str]], judge: Judge) -> dict[str, str]:
     """What belongs between the markers, by section."""
-    judge = Judge(measured_records(SHOWN))
+    records = load_speed_records()
     return {
-        "results": results_table(SHOWN, judge),
         "claims": claims_table(SHOWN, judge),
-        "speed": speed_table(load_speed_records()),
+        "results": results_table(SHOWN, judge),
+        "speed": short_speed_table(records),
+        "benchmarks": speed_table(records),
         "data": data_table(data_sets),
     }
 
@@ -258,8 +302,8 @@ def data_table(data_sets: Sequence[Mapping[str, str]]) -> str:
 
 
 def _name(entry: Mapping[str, str]) -> str:
-    home = entry["homepage"]
-    return f"[{entry['name']}]({home})"
+    home = entry["homepage"]  # of what is rendered here: the file that does it
+    return f"[{entry['name']}]({home if '://' in home else f'../{home}'})"
 
 
 def read_section(text: str, name: str) -> str:

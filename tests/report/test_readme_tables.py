@@ -11,18 +11,19 @@ from repro.data import ENTRIES, describe
 from repro.evidence.judgement import Judge
 from repro.project import code_root
 from repro.report.readme import (
+    DOCUMENTS,
     generated_sections,
     measured_records,
     read_section,
     replace_section,
     results_table,
     results_text,
+    summary_figures,
 )
 
 ROOT = code_root()
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
-SECTIONS = ("results", "claims", "speed", "data")
 TAG = re.compile(r"`([0-9a-f]{8}|interactive)` · `([0-9a-f]{12})`")
 RECORD = re.compile(r"\]\((reports/[a-z]+/[a-z0-9]+/\w+/result\.json)\)")
 MEASURED = re.compile(r"\d[\d.,]*\s?(?:%|×|x faster|times|points|ms\b|images per)")
@@ -38,29 +39,48 @@ def committed_reports():
 
 
 @pytest.fixture(scope="module")
-def sections(committed_reports):
-    return generated_sections(describe())
+def judge(committed_reports):
+    return Judge(measured_records("quick"))
 
 
-@pytest.mark.parametrize("name", SECTIONS)
-def test_the_readme_says_what_the_records_give(sections, name):
-    shown = read_section(README, name)
+@pytest.fixture(scope="module")
+def sections(judge):
+    return generated_sections(describe(), judge)
+
+
+@pytest.mark.parametrize(("document", "name"), [(d, name) for d, names in DOCUMENTS.items() for name in names])
+def test_a_document_says_what_the_records_give(sections, document, name):
+    shown = read_section((ROOT / document).read_text(encoding="utf-8"), name)
     assert shown == sections[name].strip("\n") + "\n", "run `repro report --preset quick` and commit what it changes"
 
 
 def test_there_is_no_other_generated_section(sections):
-    assert set(sections) == set(SECTIONS)
-    assert README.count(":begin (generated") == len(SECTIONS)
+    assert set(sections) == {name for names in DOCUMENTS.values() for name in names}
+    for document, names in DOCUMENTS.items():
+        assert (ROOT / document).read_text(encoding="utf-8").count(":begin (generated") == len(names)
+
+
+def test_summary_figures_show_what_the_records_give(judge):
+    for path, figure in summary_figures(judge).items():
+        assert (ROOT / path).read_text(encoding="utf-8") == figure
+        assert f"]({path})" in README
+
+
+def test_the_readme_is_short_and_its_commands_come_first():
+    lines = README.splitlines()
+    assert len(lines) <= 200
+    assert {"make report", "make test"} <= {line.split("  ")[0] for line in lines[:40]}
+    widths = [line.count("|") - 1 for line in lines if line.startswith("|")]
+    assert max(widths) <= 5
 
 
 def test_results_md_says_what_the_records_give():
     assert results_text() == RESULTS, "run `repro report --preset quick` and commit what it changes"
 
 
-@pytest.mark.parametrize("text", [read_section(README, "results"), RESULTS], ids=["README.md", "RESULTS.md"])
-def test_every_line_names_its_record_by_run_and_hash(text):
+def test_every_table_names_its_record_by_run_and_hash():
     """Checked without our own code: the digits beside a link are those of the file behind it."""
-    found = [(line, RECORD.search(line), TAG.search(line)) for line in text.splitlines() if RECORD.search(line)]
+    found = [(line, RECORD.search(line), TAG.search(line)) for line in RESULTS.splitlines() if RECORD.search(line)]
     assert {ROOT / link[1] for _, link, _ in found} == {
         path for path in (ROOT / "reports/quick").glob("*/*/result.json") if json.loads(path.read_text())["rows"]
     }
@@ -74,7 +94,7 @@ def test_every_line_names_its_record_by_run_and_hash(text):
 
 def test_no_measured_number_stands_outside_the_generated_sections():
     text = README
-    for name in SECTIONS:
+    for name in DOCUMENTS["README.md"]:
         text = replace_section(text, name, "")
     found = [line for line in text.splitlines() if MEASURED.search(line)]
     assert not found, "a measured number belongs into a record, and from there into a generated table"
@@ -82,7 +102,7 @@ def test_no_measured_number_stands_outside_the_generated_sections():
 
 def test_a_number_edited_by_hand_is_noticed(sections):
     shown = read_section(README, "results")
-    edited = re.sub(r"\| (\d+\.\d)", lambda found: f"| 9{found[1]}", shown, count=1)
+    edited = re.sub(r": (\d+\.\d)", lambda found: f": 9{found[1]}", shown, count=1)
     assert edited != shown
     assert edited.strip() != sections["results"].strip()
 
@@ -95,8 +115,7 @@ def test_a_changed_record_is_noticed(tmp_path, monkeypatch):
     record["provenance"]["wall_seconds"] += 1
     path.write_text(json.dumps(record))
     monkeypatch.setenv("REPRO_REPORTS", str(tmp_path))
-    (line,) = [x for x in results_table("quick", Judge(measured_records("quick"))).splitlines() if f"[{id}]" in x]
-    assert line not in README
+    assert id not in results_table("quick", Judge(measured_records("quick"))), "its own hash no longer fits"
 
 
 def test_missing_markers_are_named():
@@ -106,5 +125,6 @@ def test_missing_markers_are_named():
 
 def test_every_data_set_is_listed_with_its_licence(sections):
     for entry in ENTRIES.values():
-        assert f"| [{entry.name}]({entry.homepage}) |" in sections["data"]
+        home = entry.homepage if "://" in entry.homepage else f"../{entry.homepage}"
+        assert f"| [{entry.name}]({home}) |" in sections["data"]
         assert entry.licence in sections["data"]
