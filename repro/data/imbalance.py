@@ -15,6 +15,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+MOST_MISSING = 0.1
+"""Share of the requested images that a class may lack (SVHN's digit 9 lacks 7 %); more would be another imbalance."""
+
 
 @dataclass(frozen=True)
 class StepImbalance:
@@ -25,13 +28,13 @@ class StepImbalance:
         counts: true number of images per class; below the requested number where a class has too few
             (SVHN's digits 9 and 0 have 4,659 and 4,948 of the 5,000 asked for).
         majority_classes: classes that keep `n_max` images.
-        capped: classes with fewer images than requested.
+        short: classes with fewer images than requested.
     """
 
     indices: Int[Tensor, " n"]
     counts: Int[Tensor, " k"]
     majority_classes: tuple[int, ...]
-    capped: tuple[int, ...]
+    short: tuple[int, ...]
 
 
 def step_imbalance(
@@ -45,12 +48,13 @@ def step_imbalance(
     Args:
         labels: class of every image of the training set.
         majority_classes: distinct class indices.
-        n_max: images per majority class, capped by availability.
+        n_max: images per majority class; a class that has up to 10 % fewer gives what it has and is named in `short`.
         ratio: imbalance ratio (10 means 10:1); 1 gives a balanced subset.
         seed: of the choice of images.
 
     Raises:
-        ValueError: for an unknown or repeated class, a ratio below 1, or a minority class left without images.
+        ValueError: for an unknown or repeated class, a ratio below 1, a minority class left without images, or a class
+            that lacks more than 10 % of what is asked of it.
     """
     classes = int(labels.max()) + 1
     majority = tuple(sorted(set(majority_classes)))
@@ -61,17 +65,22 @@ def step_imbalance(
     n_min = round(n_max / ratio)
     if n_min < 1:
         raise ValueError(f"n_max={n_max} with ratio={ratio} leaves {n_min} images per minority class; lower the ratio")
-    chosen, capped = [], []
+    chosen, short = [], []
     for c in range(classes):
         wanted = n_max if c in majority else n_min
         members = torch.nonzero(labels == c).flatten()
+        if len(members) < (1 - MOST_MISSING) * wanted:
+            raise ValueError(
+                f"class {c} has {len(members)} images, n_max={n_max} with ratio={ratio} asks for {wanted}: the "
+                "imbalance would be another one; lower n_max or take a larger training set"
+            )
         generator = torch.Generator().manual_seed(seed * 1_000_003 + c)
         members = members[torch.randperm(len(members), generator=generator)[:wanted]]
         if len(members) < wanted:
-            capped.append(c)
+            short.append(c)
         chosen.append(members)
     counts = torch.tensor([len(members) for members in chosen])
-    return StepImbalance(torch.cat(chosen).sort().values, counts, majority, tuple(capped))
+    return StepImbalance(torch.cat(chosen).sort().values, counts, majority, tuple(short))
 
 
 def majority_combinations(

@@ -18,14 +18,16 @@ def test_counts_are_as_asked_and_indices_are_distinct(majority: set[int], n_max:
     expected = [n_max if c in majority else round(n_max / 10) for c in range(10)]
     assert chosen.counts.tolist() == expected == torch.bincount(LABELS[chosen.indices], minlength=10).tolist()
     assert len(chosen.indices.unique()) == len(chosen.indices)
-    assert chosen.capped == ()
+    assert chosen.short == ()
 
 
-def test_a_class_with_too_few_images_is_capped_and_named() -> None:
-    labels = torch.cat([torch.zeros(50), torch.ones(5)]).long()
+def test_a_class_with_slightly_too_few_images_is_named_and_with_far_too_few_refused() -> None:
+    labels = torch.cat([torch.zeros(50), torch.ones(37)]).long()
     chosen = step_imbalance(labels, [0, 1], 40, 10.0, seed=0)
-    assert chosen.counts.tolist() == [40, 5]
-    assert chosen.capped == (1,)
+    assert chosen.counts.tolist() == [40, 37]
+    assert chosen.short == (1,)
+    with pytest.raises(ValueError, match="class 1 has 37 images, n_max=50 with ratio=10.0 asks for 50"):
+        step_imbalance(labels, [0, 1], 50, 10.0, seed=0)
 
 
 def test_minority_images_are_among_the_majority_images_of_the_same_seed() -> None:
