@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from repro.losses.dfg import sample_cross_entropy
+from repro.models.split_classifier import SplitClassifier
 
 
 def delta_regularizer(
@@ -50,32 +51,38 @@ def channel_attention(loss_increase: Float[Tensor, "*r c"], temperature: float =
 
 @torch.no_grad()
 def knockout_loss_increase(
-    network: nn.Module, conv: nn.Module, images: Float[Tensor, "n i h w"], labels: Int[Tensor, "n"]
+    network: SplitClassifier, conv: nn.Module, images: Float[Tensor, "n i h w"], labels: Int[Tensor, "n"]
 ) -> Float[Tensor, "c"]:
     """Mean loss without each filter of `conv` minus the loss with it; positive = the filter helps.
 
     `network` maps images to logits and is used in the mode it is in (evaluation, for DELTA). A filter is removed
-    with its bias. One forward pass per filter.
-    """
-    base = sample_cross_entropy(network(images), labels).mean()
-    removed = -1
+    with its bias. What lies before `conv` runs once, what lies behind it (a residual block as a whole) once per filter.
 
-    def silence(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    Raises:
+        ValueError: `conv` is no convolution of `network`.
+    """
+    stages = network.stages()
+    at = next((i for i, stage in enumerate(stages) if any(module is conv for module in stage.modules())), None)
+    if at is None or not isinstance(conv, nn.Conv2d):
+        raise ValueError(f"conv is a {type(conv).__name__}; knock-out weights need an nn.Conv2d of the network")
+    fixed = nn.Sequential(*stages[:at])(images)
+    tail = nn.Sequential(*stages[at:])
+    if stages[at] is conv:
+        fixed, tail = conv(fixed), tail[1:]
+    removed: int | None = None
+
+    def silence(output: Tensor) -> Tensor:
         keep = torch.ones(output.shape[1], dtype=output.dtype, device=output.device)
-        keep[removed] = 0
+        if removed is not None:
+            keep[removed] = 0
         return output * keep[:, None, None]
 
-    handle = conv.register_forward_hook(silence)
+    handle = conv.register_forward_hook(lambda _, __, output: silence(output))
     losses: list[Tensor] = []
     try:
-        for removed in range(_filters(conv)):  # noqa: B007 (read by the hook)
-            losses.append(sample_cross_entropy(network(images), labels).mean())
+        for removed in (None, *range(conv.out_channels)):  # noqa: B007 (read by `silence`)
+            logits = tail(silence(fixed) if stages[at] is conv else fixed)
+            losses.append(sample_cross_entropy(logits, labels).mean())
     finally:
         handle.remove()
-    return torch.stack(losses) - base
-
-
-def _filters(conv: nn.Module) -> int:
-    if not isinstance(conv, nn.Conv2d):
-        raise ValueError(f"conv is a {type(conv).__name__}; knock-out weights need an nn.Conv2d")
-    return conv.out_channels
+    return torch.stack(losses[1:]) - losses[0]

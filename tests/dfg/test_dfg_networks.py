@@ -12,7 +12,7 @@ from repro.models import (
     split_classifier,
     vgg16_32,
 )
-from repro.models.split_classifier import Architecture
+from repro.models.split_classifier import Architecture, HalvingMaxPool
 
 
 def output_shapes(network: nn.Module, *inputs: Tensor) -> dict[str, tuple[int, ...]]:
@@ -194,3 +194,12 @@ def test_without_filters_equals_zeroing_each_filter(architecture: Architecture, 
             conv.weight[j] = weight
             if bias is not None:
                 conv.bias[j] = bias
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 7)])
+def test_pooling_without_gradient_is_the_librarys_to_the_bit(size: tuple[int, int]) -> None:
+    maps = torch.randn(2, 3, *size)
+    maps[0, 0, 0, 0] = torch.nan
+    with torch.no_grad():
+        got = HalvingMaxPool()(maps)
+    assert torch.equal(got.nan_to_num(9), nn.MaxPool2d(2)(maps).nan_to_num(9))
