@@ -32,11 +32,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from repro.evidence.speed import Comparison, SpeedRecord, compared, environment
 from repro.models import lenet5
-from repro.training.dfg import DFGNetworks, build_networks, dfg_draws, update_cycle
+from repro.training.dfg import DFGNetworks, build_networks, dfg_cycle, update_cycle
 from repro.training.dfg_settings import DFGReadings, DFGSettings
 from repro.training.replicas import Cycle
-from repro.training.sampling import CycleDraws, ResidentData
-from repro.training.tasks import ReplicaTasks
+from repro.training.sampling import ReplicaTasks, ResidentData
 
 IMAGES = 13_200
 READINGS = DFGReadings(filter_weight_images=10)
@@ -68,12 +67,12 @@ def make_tasks(replicas: int, device: torch.device) -> ReplicaTasks:
     return ReplicaTasks(data, data, 10, subsets, [torch.arange(0)] * replicas, list(range(replicas)))
 
 
-def prepare(replicas: int, device: torch.device, settings: DFGSettings) -> tuple[DFGNetworks, CycleDraws]:
-    """Networks and draws of R replicas."""
+def prepare(replicas: int, device: torch.device, settings: DFGSettings) -> tuple[DFGNetworks, Cycle]:
+    """Networks of R replicas and a cycle of their training."""
     tasks = make_tasks(replicas, device)
     torch.manual_seed(0)
     nets = build_networks(lenet5(), tasks, settings, READINGS)
-    return nets, dfg_draws(tasks, settings, READINGS, torch.float32)
+    return nets, dfg_cycle(nets, tasks, settings, READINGS)
 
 
 @dataclass(frozen=True)
@@ -89,34 +88,27 @@ class Way:
 
 def training_way(replicas: int, graph: bool, settings: DFGSettings, device: torch.device) -> Way:
     """R stacked replicas (R = 1: the loop's body)."""
-    nets, draws = prepare(replicas, device, settings)
+    nets, play = prepare(replicas, device, settings)
 
-    def updates() -> None:
-        update_cycle(nets, draws, settings, READINGS)
-
-    play: Callable[[], None] = updates
-    if graph:
-        play = Cycle(updates, list(nets.all_networks.values()), list(nets.optimisers.values()), device)
-
-    def cycle(number: int) -> None:
-        draws.load(number)
-        play()
+    def eager(number: int) -> None:
+        play.draws.load(number)
+        update_cycle(nets, play.draws, settings, READINGS)
 
     name = ("loop" if replicas == 1 else "stacked") + (", graph" if graph else "")
-    return Way(name, replicas, cycle)
+    return Way(name, replicas, play if graph else eager)
 
 
 def public_way(settings: DFGSettings, device: torch.device) -> Way:
     """One replica whose every iteration builds a shuffled loader for one batch."""
-    nets, draws = prepare(1, device, settings)
-    decoded = DecodedImages(draws.data)
+    nets, play = prepare(1, device, settings)
+    decoded = DecodedImages(play.draws.data)
 
     def cycle(number: int) -> None:
-        draws.load(number)
+        play.draws.load(number)
         for _ in range(settings.cycle):
             images, labels = next(iter(DataLoader(decoded, batch_size=settings.batch, shuffle=True)))
             images.to(device), labels.to(device)
-        update_cycle(nets, draws, settings, READINGS)
+        update_cycle(nets, play.draws, settings, READINGS)
 
     return Way("public data path", 1, cycle)
 
@@ -141,10 +133,10 @@ def synchronise(device: torch.device) -> None:
 
 def flop_per_iteration(settings: DFGSettings) -> float:
     """Floating-point operations of one iteration of one replica, averaged over a cycle."""
-    nets, draws = prepare(1, torch.device("cpu"), settings)
-    draws.load(0)
+    nets, play = prepare(1, torch.device("cpu"), settings)
+    play.draws.load(0)
     with FlopCounterMode(display=False) as counter:
-        update_cycle(nets, draws, settings, READINGS)
+        update_cycle(nets, play.draws, settings, READINGS)
     return counter.get_total_flops() / settings.cycle
 
 

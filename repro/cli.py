@@ -191,7 +191,7 @@ def train_dfg_tables(
     if devices > 1:
         raise UserError(f"--devices {devices}: trainings of DFG are small and many; they share one device")
     values = _values(f"dfg/{table}", preset, set_)
-    from repro.studies.dfg_accuracy import train_wanted
+    from repro.studies.dfg import train_wanted
 
     train_wanted(f"dfg/{table}", values)
 

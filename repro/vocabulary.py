@@ -95,7 +95,17 @@ DFGTarget = Literal["digits", "svhn", "fashion_mnist", "stl10", "cinic10", "calt
 """Target data sets of DFG's Table 2, and the smoke preset's stand-in `digits`."""
 
 DFGMethod = Literal[
-    "original", "fine_tuning", "delta", "difa_cmwgan", "dfg", "reweighting", "class_balanced", "whole_transfer"
+    "original",
+    "fine_tuning",
+    "delta",
+    "difa_cmwgan",
+    "dfg",
+    "whole_transfer",
+    "reweighting",
+    "class_balanced",
+    "dfg_without_delta",
+    "dfg_reweighting",
+    "balanced",
 ]
 """Methods of DFG's Table 2, then our controls."""
 
@@ -108,6 +118,9 @@ OptionalStr = str | None
 OptionalEpochs = list[NonNegativeInt] | None
 OptionalDataset = DatasetName | None
 OptionalCAMNetwork = CAMNetworkName | None
+
+Combinations = PositiveInt | list[list[NonNegativeInt]] | None
+"""DFG's class combinations: how many per number of majority classes, these very ones, or all."""
 
 Numbers = dict[str, int | float]
 """Fields of a settings object by name."""

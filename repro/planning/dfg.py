@@ -10,20 +10,18 @@ import torch
 from torch import Tensor
 
 from repro.files import content_hash
-from repro.models.split_classifier import SplitClassifier, resnet50_split
+from repro.models.split_classifier import SplitClassifier, resnet50_split, split_classifier
 from repro.planning.requests import Images, Request
 from repro.planning.sampled_run import Kind
 from repro.planning.stand_ins import shape_of, stand_in
 from repro.planning.work import Work
-from repro.studies.dfg import StudySettings, source_recipe
-from repro.studies.dfg_accuracy import Wanted, targets_of, wanted_of
-from repro.studies.dfg_protocol import PROTOCOLS, Protocol, Replica, border, paper_settings, plan, subset_of
+from repro.studies.dfg import DFGParameters, Wanted, targets_of, wanted_of
+from repro.studies.dfg_protocol import Protocol, Replica, border, paper_settings, plan, protocol_of, subset_of
 from repro.training.baselines import pretrain_source
+from repro.training.dfg import group_size, train_method
 from repro.training.dfg_settings import DFGSettings
-from repro.training.methods import replica_chunks, train_method
 from repro.training.run_store import Run
-from repro.training.sampling import ResidentData
-from repro.training.tasks import ReplicaTasks, build_classifier
+from repro.training.sampling import ReplicaTasks, ResidentData
 from repro.vocabulary import DatasetName, DFGMethod
 
 
@@ -32,13 +30,13 @@ def dfg_request(id: str, parameters: Mapping[str, Any]) -> Request:
     request = Request()
     wanted = wanted_of(id, parameters)
     for target in targets_of(parameters) if wanted else []:
-        study = PlannedStudy(StudySettings.of(parameters, target), parameters["schedule"])
+        study = PlannedStudy(DFGParameters.of(parameters, target), parameters["schedule"])
         request.images |= {study.train, study.test}
         if study.protocol.architecture == "resnet50":
             request.notes.append("calibrated with random weights; the run itself needs ResNet-50's from torchvision")
         else:
             request.images.add(study.source)
-            request.works.append(study.pretraining())
+            request.works += [study.pretraining(seed) for seed in sorted({one.source for one in study.layout})]
         for one in wanted:
             request.works += study.trainings(one)
     return request
@@ -47,9 +45,9 @@ def dfg_request(id: str, parameters: Mapping[str, Any]) -> Request:
 class PlannedStudy:
     """The plan of one target data set, as `repro.studies.dfg.prepare_study` lays it out, without its data."""
 
-    def __init__(self, settings: StudySettings, changes: Mapping[str, int | float]) -> None:
+    def __init__(self, settings: DFGParameters, changes: Mapping[str, int | float]) -> None:
         self.settings = settings
-        self.protocol: Protocol = PROTOCOLS[settings.target]
+        self.protocol: Protocol = protocol_of(settings.target, settings.readings)
         self.schedule = paper_settings(settings.target, changes)
         source = settings.source or self.protocol.source
         self.train = self._images(settings.target, "train", None)
@@ -66,7 +64,13 @@ class PlannedStudy:
         settings = self.settings
         classes = shape_of(*self.train).classes
         return plan(
-            classes, settings.majorities, settings.combinations, settings.repeats, self.protocol.ratio, settings.seed
+            classes,
+            settings.majorities,
+            settings.combinations,
+            settings.repeats,
+            self.protocol.ratio,
+            settings.seed,
+            settings.own_sources,
         )
 
     def tasks(self, layout: Sequence[Replica]) -> ReplicaTasks:
@@ -96,12 +100,13 @@ class PlannedStudy:
         if self.protocol.architecture == "resnet50":
             return resnet50_split(1000).eval()
         classes = shape_of(*self.source).classes
-        return build_classifier(self.protocol.architecture, classes, self.settings.readings).eval()
+        readings = self.settings.readings
+        return split_classifier(self.protocol.architecture, classes, readings.hidden, readings.dropout).eval()
 
-    def pretraining(self) -> Work:
-        """Training of the source network."""
-        recipe = source_recipe(self.settings, self.protocol, self.schedule)
-        name = f"source {content_hash([self.source, recipe.model_dump(mode='json')])}"
+    def pretraining(self, seed: int) -> Work:
+        """Training of a source network."""
+        recipe = self.settings.source_recipe(self.schedule)
+        name = f"source {content_hash([self.source, recipe.model_dump(mode='json'), seed])}"
 
         def do(run: Run) -> dict[str, Tensor]:
             train, test = self._resident(self.source), self._resident(self.source._replace(split="test", limit=1000))
@@ -117,8 +122,8 @@ class PlannedStudy:
         """How many trainings run at once: one on a CPU, as many as memory holds on CUDA."""
         if self.device.type != "cuda":
             return 1
-        tasks = self.tasks(self.layout)
-        return replica_chunks(self.source_network(), tasks, self.schedule, self.settings.readings)[0].replicas
+        one = self.tasks(self.layout[:1])
+        return group_size(self.source_network(), one, len(self.layout), self.schedule, self.settings.readings)
 
     def trainings(self, wanted: Wanted) -> Iterator[Work]:
         """One work per training; where several are trained at once, each is its share of the group."""

@@ -1,43 +1,29 @@
-"""Rows of Table 2 and Figure 6 of DFG: accuracies by model choice, spreads, and verdicts from paired intervals."""
+"""Rows of Table 2 and Figure 6 of DFG: accuracies by model choice, spreads, and verdicts from paired intervals.
+
+The `seed` of a row is the position of its training in the plan: a class combination, or a seed where the set is
+balanced. Methods are paired by it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import stdev
-from typing import Any
 
 from repro.evidence.record import Row, Setting
 from repro.evidence.statistics import Region, decide, paired_interval
-from repro.studies.dfg import Study, StudySettings, Trained, prepare_study, train_replicas
-from repro.training.run_store import RunStore
-from repro.training.tasks import chosen_accuracies
-from repro.vocabulary import DFGMethod, DFGTarget
+from repro.studies.dfg import Study, Trained
+from repro.studies.rows import RowCollector
+from repro.training.dfg import LOSSES
+from repro.training.transfer import chosen_accuracies
 
 METRICS = ("top1_accuracy", "macro_recall")
-CONTROLS: tuple[DFGMethod, ...] = ("whole_transfer", "reweighting", "class_balanced")
-"""On top of the paper's methods: all layers trained from the source, plainly and with two kinds of class weights."""
-METHODS: tuple[DFGMethod, ...] = ("original", "fine_tuning", "delta", "difa_cmwgan", "dfg", *CONTROLS)
-"""Everything that is trained for Table 2."""
-
-LOSSES = {
-    "critic": "critic (1)",
-    "penalty": "gradient penalty in (1)",
-    "generator": "generator (2)",
-    "generator_classes": "generator on classes (4c)",
-    "real": "E and C, real (3, 4a)",
-    "regularizer": "DELTA regulariser",
-    "generated": "C on generated (4b)",
-}
-"""Logged losses with the equations they are."""
-
 Results = Mapping[str, Sequence[Trained]]
 
 
 def accuracies(one: Trained, choice: str = "last") -> dict[str, float]:
-    """Test metrics in % of one training under a model choice (`last`, `held_out`, `best_on_test`)."""
-    chosen = chosen_accuracies(one.result.history, 0)[choice]
-    return {metric: float(chosen[metric]) for metric in METRICS}
+    """Test metrics in % of one training under a model choice of `chosen_accuracies`; {} where it has none."""
+    chosen = chosen_accuracies(one.history, 0, one.real_updates).get(choice, {})
+    return {metric: float(chosen[metric]) for metric in METRICS if chosen}
 
 
 def loss_history(
@@ -47,7 +33,7 @@ def loss_history(
     panels: dict[str, dict[str, list[float]]] = {}
     steps: list[float] = []
     for one in every:
-        logged = [row for row in one.result.history if any("/loss/" in name for name in row)]
+        logged = [row for row in one.history if any("/loss/" in name for name in row)]
         steps = [row["step"] for row in logged]
         for name in (name for name in logged[0] if "/loss/" in name):
             majority = ", ".join(classes[c] for c in one.replica.majority[:3]) or "balanced"
@@ -59,57 +45,58 @@ def loss_history(
 def accuracy_rows(study: Study, results: Results, setting: Setting) -> list[Row]:
     """Rows that stand for the printed cell of `setting`: one per method, class combination and metric, last iterate.
 
-    `seed` is the position of the combination in the plan, so that methods are paired by it. Further rows, told apart
-    by their setting: `majority` (2 or 8 classes alone), `model_choice` (chosen on held-out or on test images).
+    Further rows, told apart by their setting: `majority` (2 or 8 classes alone), `model_choice` (chosen on held-out or
+    on test images, or after as many steps on real data as DFG takes), and under `varies: seed` the further seeds of the
+    first combination with it.
     """
-    rows = []
+    found = RowCollector()
+
+    def add(one: Trained, method: str, choice: str, **more: str | int) -> None:
+        for metric, value in accuracies(one, choice).items():
+            _add(found, study, method, metric, value, one.index, {**setting, **more}, len(study.test))
+
     for method, every in results.items():
         for one in every:
-            if one.replica.repeat:
-                continue
-            choices = chosen_accuracies(one.result.history, 0)
-            for choice in choices:
-                own: Setting = setting if choice == "last" else setting | {"model_choice": choice}
-                rows += _rows(study, method, one, own, accuracies(one, choice))
-            if one.replica.majority and len(study.settings.majorities) > 1:
-                own = setting | {"majority": len(one.replica.majority)}
-                rows += _rows(study, method, one, own, accuracies(one))
-    return rows
+            if not one.replica.repeat:
+                add(one, method, "last")
+                for choice in ("best_on_test", "held_out", "equal_updates"):
+                    add(one, method, choice, model_choice=choice)
+                if one.replica.majority and len({len(replica.majority) for replica in study.plan}) > 1:
+                    add(one, method, "last", majority=len(one.replica.majority))
+        first = _seeds_of_first(every)
+        for one in first if len(first) > 1 and study.plan[0].majority else []:
+            add(one, method, "last", varies="seed")
+    return found.rows
 
 
 def spread_rows(study: Study, results: Results, setting: Setting) -> list[Row]:
     """Standard deviations of the last iterate's accuracy, apart: over combinations (one seed) and over seeds."""
-    rows = []
+    found = RowCollector()
     for method, every in results.items():
-        first = [one for one in every if one.replica.majority == every[0].replica.majority]
-        groups = {"std_over_seeds": first}
+        groups = {"std_over_seeds": _seeds_of_first(every)}
         for majority in sorted({len(one.replica.majority) for one in every} - {0}):
             members = [one for one in every if len(one.replica.majority) == majority and not one.replica.repeat]
             groups[f"std_over_combinations_{majority}"] = members
         for metric, members in groups.items():
             if len(members) > 1:
                 spread = stdev(accuracies(one)["top1_accuracy"] for one in members)
-                rows.append(_row(study, method, metric, spread, None, setting, len(members)))
-    return rows
+                _add(found, study, method, metric, spread, None, setting, len(members))
+    return found.rows
 
 
 def verdicts(results: Results, labels: Mapping[str, str], against: Sequence[str], better: str = "dfg") -> list[str]:
     """One sentence per claim "`better` is more accurate than …", decided by the paired interval alone."""
-
-    def label(method: str) -> str:
-        return labels.get(method, method.replace("_", " "))
-
     sentences = []
     for metric in METRICS:
-        mine = _by_combination(results[better], metric)
+        mine = _independent(results[better], metric)
         for other in (method for method in against if method in results):
-            theirs = _by_combination(results[other], metric)
-            difference = paired_interval(mine, theirs, over="seeds")
+            difference = paired_interval(mine, _independent(results[other], metric), over="seeds")
             verdict = decide(difference, Region(0))
+            what = "class combinations" if results[better][0].replica.majority else "seeds"
             sentences.append(
-                f"{label(better)} above {label(other)} in {metric.replace('_', ' ')}: "
+                f"{_label(better, labels)} above {_label(other, labels)} in {metric.replace('_', ' ')}: "
                 f"{verdict.word} (difference {difference.value:+.1f} points, 95 % interval {difference.low:+.1f} to "
-                f"{difference.high:+.1f}, paired over n = {len(mine)} class combinations)."
+                f"{difference.high:+.1f}, paired over n = {len(mine)} {what})."
             )
     return sentences
 
@@ -122,9 +109,8 @@ def rho_verdicts(by_rho: Mapping[float, Sequence[Trained]], best: float) -> list
     return [sentence for sentence in found if "top1" in sentence]
 
 
-def combination_table(study: Study, results: Results, labels: Mapping[str, str]) -> list[list[str]]:
+def combination_table(study: Study, results: Results) -> list[list[str]]:
     """Text rows: majority classes, seed, training images, then top-1 accuracy of every method."""
-    counts = study.tasks.class_counts().sum(1).tolist()
     table = []
     for index, replica in enumerate(study.plan):
         found = [
@@ -132,90 +118,33 @@ def combination_table(study: Study, results: Results, labels: Mapping[str, str])
             for every in results.values()
         ]
         names = ", ".join(study.classes[c] for c in replica.majority) or "balanced"
-        table.append([names, str(replica.seed), str(counts[index]), *found])
+        table.append([names, str(replica.seed), str(len(study.subset(replica)[0])), *found])
     return table
 
 
-def _by_combination(every: Sequence[Trained], metric: str) -> list[float]:
-    return [accuracies(one)[metric] for one in every if not one.replica.repeat or not one.replica.majority]
+def _label(method: str, labels: Mapping[str, str]) -> str:
+    return labels.get(method, method.replace("_", " "))
 
 
-def _rows(study: Study, method: str, one: Trained, setting: Setting, values: Mapping[str, float]) -> list[Row]:
-    count = len(study.test)
-    return [_row(study, method, metric, value, one.index, setting, count) for metric, value in values.items()]
+def _seeds_of_first(every: Sequence[Trained]) -> list[Trained]:
+    return [one for one in every if one.replica.majority == every[0].replica.majority]
 
 
-def _row(
-    study: Study, method: str, metric: str, value: float, seed: int | None, setting: Setting, count: int
-) -> Row:  # fmt: skip
-    return Row(
-        method=method,
-        metric=metric,
-        value=value,
-        dataset=study.settings.target,
-        network=study.protocol.architecture,
-        seed=seed,
-        setting=setting,
-        n=count,
-        unit="%" if metric in METRICS else "points",
-    )
+def _independent(every: Sequence[Trained], metric: str) -> list[float]:
+    """One value per class combination, or per seed where the set is balanced."""
+    return [accuracies(one)[metric] for one in every if not one.replica.repeat]
 
 
-# The trainings of a DFG notebook by its id: what `repro train dfg` runs ahead of it, and `repro plan` predicts.
-
-FIRST = (0,)
-MAPS_METHODS: tuple[DFGMethod, ...] = ("original", "fine_tuning", "delta", "dfg")
-WEIGHTS_RHOS = (0.75, 0.0)
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Trainings of one method: on all of a study's plan, or on some positions of it."""
-
-    method: DFGMethod
-    rho: float | None = None
-    only: Sequence[int] | None = None
-
-
-def wanted_of(id: str, parameters: Mapping[str, Any]) -> list[Wanted]:
-    """What each notebook passes to `train_replicas`; nothing for those that train nothing."""
-    name = id.removeprefix("dfg/")
-    if name == "table2_accuracy":
-        return [Wanted(method) for method in METHODS]
-    if name == "fig2_feature_space":
-        return [Wanted("dfg", only=FIRST)]
-    if name == "fig3_fig4_activation_maps":
-        return [Wanted(method, only=FIRST) for method in MAPS_METHODS]
-    if name == "fig5_filter_weights":
-        return [Wanted("dfg", rho, FIRST) for rho in WEIGHTS_RHOS]
-    if name == "fig6_rho":
-        return [Wanted("dfg", rho, range(parameters["used"])) for rho in parameters["rhos"]]
-    return []
-
-
-def targets_of(parameters: Mapping[str, Any]) -> list[DFGTarget]:
-    """The data sets a notebook trains on; it names one or several."""
-    return parameters.get("targets") or [parameters["target"]]
-
-
-def train_wanted(id: str, parameters: Mapping[str, Any]) -> None:
-    """Train everything notebook `id` needs; finished trainings are loaded.
-
-    Raises:
-        ValueError: `id` trains nothing.
-    """
-    if not wanted_of(id, parameters):
-        raise ValueError(f"'{id}' trains nothing")
-    store = RunStore()
-    for target in targets_of(parameters):
-        study = prepare_study(StudySettings.of(parameters, target), parameters["schedule"], store)
-        for wanted in wanted_of(id, parameters):
-            trained = train_replicas(
-                study, wanted.method, store, rho=wanted.rho, only=_positions(wanted, len(study.plan))
-            )
-            new = [one for one in trained if not one.result.reused]
-            print(f"{target}, {wanted.method}: {len(trained)} trainings, {len(new)} of them new", flush=True)
-
-
-def _positions(wanted: Wanted, planned: int) -> Sequence[int] | None:
-    return None if wanted.only is None else [position for position in wanted.only if position < planned]
+def _add(
+    found: RowCollector,
+    study: Study,
+    method: str,
+    metric: str,
+    value: float,
+    index: int | None,
+    setting: Setting,
+    n: int,
+) -> None:
+    unit = "%" if metric in METRICS else "points"
+    target, network = study.settings.target, study.protocol.architecture
+    found.add(method, metric, value, dataset=target, network=network, seed=index, setting=setting, n=n, unit=unit)

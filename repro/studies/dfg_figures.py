@@ -1,4 +1,4 @@
-"""Real and generated features of a trained DFG: statistics, distances and projections (Figure 2)."""
+"""What Figures 2 to 5 of DFG show of trained networks: generated features, activation maps, filter weights."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,15 +10,18 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from torch import Tensor
 
-from repro.evidence.comparison import sample_key
-from repro.evidence.record import Row, Setting
+from repro.evidence.record import Setting
 from repro.explain.gradient import GradCAM
 from repro.losses.dfg import blend_filter_weights
 from repro.metrics.classification import frechet_distance
-from repro.models.feature_gan import FEATURE_GAN_SHAPES, FeatureGenerator
+from repro.models.feature_gan import FEATURE_GAN_SHAPES
 from repro.models.split_classifier import Architecture
 from repro.studies.dfg import Study, Trained, rho_setting
-from repro.training.sampling import one_hot
+from repro.studies.rows import RowCollector
+from repro.training.dfg import build_generator
+from repro.training.sampling import ResidentData, one_hot
+
+# Real and generated features (Figure 2).
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,107 +40,74 @@ def sample_features(study: Study, trained: Trained, per_class: int) -> Features:
 
     G's batch norms use their running statistics. A class with fewer test images gives what it has.
     """
-    device = study.tasks.device
-    labels = study.tasks.test.labels
-    index = torch.cat([torch.nonzero(labels == c).flatten()[:per_class] for c in range(study.tasks.classes)])
-    extractor = trained.network.extractor.to(device)
-    inputs = study.tasks.test.inputs(index, augmentation=study.tasks.augmentation)
+    test, classes = study.resident(study.test), len(study.classes)
+    index = torch.cat([torch.nonzero(test.labels == c).flatten()[:per_class] for c in range(classes)])
+    extractor = trained.network(study).extractor.to(study.device)
+    inputs = test.inputs(index, augmentation=study.protocol.augmentation)
     real = torch.cat([extractor(part) for part in inputs.split(500)])
-    wanted = torch.arange(study.tasks.classes).repeat_interleave(per_class)
-    return Features(real.cpu(), labels[index].cpu(), generate(study, trained, wanted), wanted)
+    wanted = torch.arange(classes).repeat_interleave(per_class)
+    return Features(real.cpu(), test.labels[index].cpu(), generate(study, trained, wanted), wanted)
 
 
 @torch.no_grad()
 def generate(study: Study, trained: Trained, labels: Int[Tensor, " m"]) -> Float[Tensor, "m f p q"]:
     """Features of the wanted classes from a trained generator, z by the study's seed."""
-    shape, readings = FEATURE_GAN_SHAPES[study.protocol.architecture], study.readings
-    generator = FeatureGenerator(
-        shape,
-        study.tasks.classes,
-        readings.critic_slope,
-        readings.filter_weight_position,
-        readings.generator_order,
-        readings.convolution_bias,
-    )
-    prefix = "0/generator."
-    state = {k.removeprefix(prefix): v for k, v in trained.result.tensors.items() if k.startswith(prefix)}
-    generator.load_state_dict(state)
-    generator.eval()
+    if trained.star is None:
+        raise ValueError(f"{trained.key} has no generator of features")
+    classes, prefix = len(study.classes), "0/generator."
+    generator = build_generator(study.schedule, study.readings, classes)
+    tensors = trained.tensors()
+    generator.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
     draw = torch.Generator().manual_seed(study.settings.seed)
-    noise = torch.rand(len(labels), shape.noise, generator=draw) * 2 - 1
-    star = trained.result.tensors["filter_weights_star"][0]
-    return generator(noise, one_hot(labels, study.tasks.classes, noise.dtype), star[labels])
+    noise = torch.rand(len(labels), FEATURE_GAN_SHAPES[study.protocol.architecture].noise, generator=draw) * 2 - 1
+    return generator.eval()(noise, one_hot(labels, classes, noise.dtype), trained.star[labels])
 
 
 @torch.no_grad()
-def statistics_table(trained: Trained, features: Features) -> list[list[str]]:
-    """Text rows real / generated: mean, standard deviation, negative share, C's accuracy on them."""
-    classifier = trained.network.classifier.cpu()
+def statistics_table(study: Study, trained: Trained, features: Features) -> list[list[str]]:
+    """Text rows real / generated under `STATISTICS`."""
+    classifier = trained.network(study).classifier
     rows = []
     for name, values, labels in (
         ("real (test images)", features.real, features.real_labels),
         ("generated", features.generated, features.generated_labels),
     ):
-        right = classifier(values).argmax(1) == labels
-        rows.append(
-            [
-                name,
-                f"{values.mean():.3f}",
-                f"{values.std():.3f}",
-                f"{values.std(dim=0).mean():.3f}",
-                f"{100 * (values < 0).float().mean():.1f}",
-                f"{100 * right.float().mean():.1f}",
-            ]
-        )
+        numbers = [values.mean(), values.std(), values.std(dim=0).mean()]
+        shares = [(values < 0).float().mean(), (classifier(values).argmax(1) == labels).float().mean()]
+        rows.append([name, *(f"{number:.3f}" for number in numbers), *(f"{100 * share:.1f}" for share in shares)])
     return rows
 
 
 STATISTICS = ("features", "mean", "std over everything", "std over samples", "below 0, %", "classified as labelled, %")
-"""Columns of `statistics_table`."""
 
 
 @dataclass(frozen=True)
 class Distances:
     """Fréchet distances per class of generated features, in the space of the first principal components."""
 
-    same_class: list[float]
-    other_class: list[float]
-    real_other_class: list[float]
-    """Real features of a class against real ones of the others: the scale of the two above."""
-    components: int
+    values: Mapping[str, list[float]]
+    """`same_class` and `other_class` of generated features to real ones; `real_other_class` of real features of a
+    class to real ones of the others: the scale of the two."""
     explained: float
     """Share of the variance of real features that the components hold, in %."""
 
-    def rows(self, study: Study, index: int, setting: Setting) -> tuple[list[Row], dict[str, list[float]]]:
+    def add_to(self, found: RowCollector, study: Study, index: int, setting: Setting) -> None:
         """Mean distances, and their values per class."""
-        rows, samples = [], {}
-        for method in ("same_class", "other_class", "real_other_class"):
-            values: list[float] = getattr(self, method)
-            rows.append(
-                Row(
-                    method=method,
-                    metric="frechet_distance",
-                    value=sum(values) / len(values),
-                    dataset=study.settings.target,
-                    network=study.protocol.architecture,
-                    seed=index,
-                    setting=setting,
-                    n=len(values),
-                )
-            )
-            samples[sample_key(method, "frechet_distance", index, setting)] = values
-        return rows, samples
+        target, network = study.settings.target, study.protocol.architecture
+        for method, values in self.values.items():
+            mean = sum(values) / len(values)
+            where = {"dataset": target, "network": network, "seed": index, "setting": setting}
+            found.add(method, "frechet_distance", mean, **where, samples=values)  # type: ignore[arg-type]
 
     @property
     def sentence(self) -> str:
         """The finding in words: how many classes are nearer to their own real features than to the others'."""
-        nearer = sum(same < other for same, other in zip(self.same_class, self.other_class, strict=True))
-        same, other = (sum(v) / len(v) for v in (self.same_class, self.other_class))
-        scale = sum(self.real_other_class) / len(self.real_other_class)
+        pairs = list(zip(self.values["same_class"], self.values["other_class"], strict=True))
+        same, other, scale = (sum(values) / len(values) for values in self.values.values())
         return (
-            f"Generated features of {nearer} of {len(self.same_class)} classes lie nearer to the real features of "
-            f"their own class than to those of the others (mean Fréchet distance {same:.2f} against {other:.2f}; "
-            f"real classes lie {scale:.2f} apart)."
+            f"Generated features of {sum(a < b for a, b in pairs)} of {len(pairs)} classes lie nearer to the real "
+            f"features of their own class than to those of the others (mean Fréchet distance {same:.2f} against "
+            f"{other:.2f}; real classes lie {scale:.2f} apart)."
         )
 
 
@@ -148,26 +118,25 @@ def class_distances(features: Features, components: int) -> Distances:
     of the real features brings them to `components` dimensions first.
     """
     pca = PCA(components, random_state=0).fit(features.real.flatten(1).numpy())
-    real = torch.from_numpy(pca.transform(features.real.flatten(1).numpy()))
-    made = torch.from_numpy(pca.transform(features.generated.flatten(1).numpy()))
+    real, made = (
+        torch.from_numpy(pca.transform(maps.flatten(1).numpy())) for maps in (features.real, features.generated)
+    )
     classes = features.real_labels.unique().tolist()
     by_class = {c: real[features.real_labels == c] for c in classes}
-    same, other, apart = [], [], []
+    values: dict[str, list[float]] = {"same_class": [], "other_class": [], "real_other_class": []}
     for c in classes:
-        own = made[features.generated_labels == c]
-        rest = [d for d in classes if d != c]
-        same.append(frechet_distance(own, by_class[c]))
-        other.append(sum(frechet_distance(own, by_class[d]) for d in rest) / len(rest))
-        apart.append(sum(frechet_distance(by_class[c], by_class[d]) for d in rest) / len(rest))
-    return Distances(same, other, apart, components, 100 * float(pca.explained_variance_ratio_.sum()))
+        own, rest = made[features.generated_labels == c], [by_class[d] for d in classes if d != c]
+        values["same_class"].append(frechet_distance(own, by_class[c]))
+        values["other_class"].append(sum(frechet_distance(own, other) for other in rest) / len(rest))
+        values["real_other_class"].append(sum(frechet_distance(by_class[c], other) for other in rest) / len(rest))
+    return Distances(values, 100 * float(pca.explained_variance_ratio_.sum()))
 
 
 def projections(features: Features, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Real and generated features in two dimensions by PCA (fitted on the real ones) and by t-SNE of both together."""
     real, made = features.real.flatten(1).numpy(), features.generated.flatten(1).numpy()
     pca = PCA(2, random_state=seed).fit(real)
-    both = np.concatenate([real, made])
-    compact = PCA(min(30, len(real)), random_state=seed).fit(real).transform(both)
+    compact = PCA(min(30, len(real)), random_state=seed).fit(real).transform(np.concatenate([real, made]))
     perplexity = min(30, len(compact) // 4)
     embedded = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(compact)
     return {
@@ -176,7 +145,7 @@ def projections(features: Features, seed: int) -> dict[str, tuple[np.ndarray, np
     }
 
 
-# Class activation maps of differently trained classifiers on minority classes (Figures 3 and 4 of DFG).
+# Class activation maps of differently trained classifiers on minority classes (Figures 3 and 4).
 
 CAM_LAYERS: Mapping[Architecture, str] = {
     "lenet5": "classifier.body.relu2",
@@ -196,28 +165,35 @@ class MinorityImages:
     inputs: Float[Tensor, "n c h w"]
     labels: Int[Tensor, " n"]
 
-    def objects(self, brightness: float) -> Bool[Tensor, "n h w"]:
-        """Pixels brighter than a share (0..1) of white: the object, on sets with a black background."""
-        return self.images.float().mean(dim=1) > 255 * brightness
+    def objects(self, brightness: float | None) -> Bool[Tensor, "n h w"]:
+        """Where the object is: pixels brighter than a share (0..1) of white, on sets with a black background.
+
+        Photographs have no masks; with None the central square of half the area stands for the object, which the
+        picture of a single thing mostly holds.
+        """
+        if brightness is not None:
+            return self.images.float().mean(dim=1) > 255 * brightness
+        side = self.images.shape[-1]
+        line = (torch.arange(side) + 0.5 - side / 2).abs() <= side / 8**0.5
+        return (line[:, None] & line).expand(len(self.images), -1, -1)
 
 
 def minority_images(study: Study, trained: Trained, per_class: int) -> MinorityImages:
     """The first `per_class` test images of every minority class (of every class where the set is balanced)."""
-    classes = [c for c in range(study.tasks.classes) if c not in trained.replica.majority]
-    labels = study.tasks.test.labels.cpu()
-    index = torch.cat([torch.nonzero(labels == c).flatten()[:per_class] for c in classes])
-    test = study.tasks.test.to(torch.device("cpu"))
-    inputs = test.inputs(index, augmentation=study.tasks.augmentation)
-    shown = ((inputs + 1) * 127.5).round().byte()
-    return MinorityImages(shown.expand(-1, 3, -1, -1), inputs, labels[index])
+    test = study.resident(study.test).to(torch.device("cpu"))
+    classes = [c for c in range(len(study.classes)) if c not in trained.replica.majority]
+    index = torch.cat([torch.nonzero(test.labels == c).flatten()[:per_class] for c in classes])
+    plain = ResidentData(test.images, test.labels).inputs(index, augmentation=study.protocol.augmentation)
+    shown = ((plain + 1) * 127.5).round().byte()
+    inputs = test.inputs(index, augmentation=study.protocol.augmentation)
+    return MinorityImages(shown.expand(-1, 3, -1, -1), inputs, test.labels[index])
 
 
 def activation_maps(study: Study, trained: Trained, chosen: MinorityImages) -> Float[Tensor, "n 1 h w"]:
     """Grad-CAM of the *true* class, >= 0: how each training sees the minority class, right or wrong."""
-    network = trained.network.cpu()
+    network = trained.network(study)
     layer = network.get_submodule(CAM_LAYERS[study.protocol.architecture])
-    # The extractor's parameters have no gradient; the map needs one with respect to the layer only.
-    return GradCAM(network.requires_grad_(True), layer).attribute(chosen.inputs, chosen.labels)
+    return GradCAM(network, layer).attribute(chosen.inputs, chosen.labels)
 
 
 def share_inside(
@@ -232,38 +208,25 @@ def share_inside(
 
 def map_rows(
     study: Study, maps: Mapping[str, Tensor], objects: Bool[Tensor, "n h w"], setting: Setting
-) -> tuple[list[Row], dict[str, list[float]]]:
+) -> RowCollector:
     """Mean share inside the object per method, on the images where every method's map is non-zero, and zero maps."""
     totals = torch.stack([values.sum(dim=(1, 2, 3)) for values in maps.values()])
     common = (totals > 0).all(dim=0)
-    rows, samples = [], {}
     if not common.any():
         raise ValueError("on no image do all methods have a map that is positive somewhere; take more images")
+    found = RowCollector()
+    target, network, seed = study.settings.target, study.protocol.architecture, study.settings.seed
     for method, values in maps.items():
         shares, _ = share_inside(values[common], objects[common])
         _, empty = share_inside(values, objects)
-        samples[sample_key(method, "activation_in_object", study.settings.seed, setting)] = shares.tolist()
-        for metric, value, count in (
-            ("activation_in_object", shares.mean().item(), len(shares)),
-            ("empty_maps", 100 * empty.item() / len(values), len(values)),
-        ):
-            rows.append(
-                Row(
-                    method=method,
-                    metric=metric,
-                    value=value,
-                    dataset=study.settings.target,
-                    network=study.protocol.architecture,
-                    seed=study.settings.seed,
-                    setting=setting,
-                    n=count,
-                    unit="%",
-                )
-            )
-    return rows, samples
+        where = {"dataset": target, "network": network, "seed": seed, "setting": setting, "unit": "%"}
+        samples, zeros = shares.tolist(), 100 * empty.item() / len(values)
+        found.add(method, "activation_in_object", shares.mean().item(), **where, samples=samples)  # type: ignore[arg-type]
+        found.add(method, "empty_maps", zeros, **where, n=len(values))  # type: ignore[arg-type]
+    return found
 
 
-# Class-wise filter weights over training (Figure 5 of DFG).
+# Class-wise filter weights over training (Figure 5).
 
 
 def weight_history(trained: Trained, rho: float) -> dict[str, Float[Tensor, "u k f"]]:
@@ -273,9 +236,10 @@ def weight_history(trained: Trained, rho: float) -> dict[str, Float[Tensor, "u k
         `target`: W(E) alone; `blend`: ρ·W(E_S) + (1 − ρ)·W(E) of eq. (7) before the threshold, which is what the
         generator is trained with. Entry 0 of both is the start, W(E_S).
     """
-    measured = trained.result.tensors["filter_weights"][:, 0] / trained.result.tensors["filter_weights"].shape[-1]
-    source = measured[:1].expand_as(measured)
-    return {"target": measured, "blend": blend_filter_weights(source, measured, rho)}
+    if trained.filter_weights is None:
+        raise ValueError(f"{trained.key} has no filter weights")
+    measured = trained.filter_weights / trained.filter_weights.shape[-1]
+    return {"target": measured, "blend": blend_filter_weights(measured[:1].expand_as(measured), measured, rho)}
 
 
 def spread(weights: Float[Tensor, "*u k f"]) -> Float[Tensor, "*u"]:
@@ -302,24 +266,22 @@ def weight_panels(
     }
 
 
-def spread_rows(study: Study, trained: Mapping[float, Trained]) -> list[Row]:
+def weight_rows(study: Study, trained: Mapping[float, Trained]) -> RowCollector:
     """Spread of the last weights per ρ: of the blend (the printed cell) and of the target's weights alone."""
-    rows = []
+    found = RowCollector()
     for rho, one in trained.items():
         for name, values in weight_history(one, rho).items():
-            rows.append(
-                Row(
-                    method="dfg",
-                    metric="filter_weight_spread",
-                    value=spread(values)[-1].item(),
-                    dataset=study.settings.target,
-                    network=study.protocol.architecture,
-                    seed=one.index,
-                    setting=rho_setting(rho) | ({} if name == "blend" else {"weights": "target"}),
-                    n=values.shape[1] * values.shape[2],
-                )
+            found.add(
+                "dfg",
+                "filter_weight_spread",
+                spread(values)[-1].item(),
+                dataset=study.settings.target,
+                network=study.protocol.architecture,
+                seed=one.index,
+                setting=rho_setting(rho) | ({} if name == "blend" else {"weights": "target"}),
+                n=values.shape[1] * values.shape[2],
             )
-    return rows
+    return found
 
 
 def spread_sentences(trained: Mapping[float, Trained]) -> list[str]:
@@ -335,23 +297,12 @@ def spread_sentences(trained: Mapping[float, Trained]) -> list[str]:
     return sentences
 
 
-def active_share(one: Trained) -> Float[Tensor, " k"]:
-    """Share of active filters (W* > 0) per class at the end, in %."""
-    return 100 * (one.result.tensors["filter_weights_star"][0] > 0).double().mean(dim=1)
-
-
 def weight_summary(trained: Mapping[float, Trained]) -> list[list[str]]:
-    """Text rows: ρ, active filters, smallest and largest W* among the active."""
+    """Text rows: ρ, share of active filters (W* > 0), smallest and largest W* among the active."""
     rows = []
     for rho, one in trained.items():
-        star = one.result.tensors["filter_weights_star"][0]
+        star = torch.zeros(0) if one.star is None else one.star
         active = star[star > 0]
         low, high = (f"{active.min():.2f}", f"{active.max():.2f}") if len(active) else ("–", "–")
-        rows.append([f"{rho:g}", f"{active_share(one).mean():.0f}", low, high])
+        rows.append([f"{rho:g}", f"{100 * (star > 0).double().mean():.0f}", low, high])
     return rows
-
-
-def agreement(trained: Mapping[float, Trained]) -> Tensor:
-    """Pearson correlation of source and final target weights over all classes and filters, one number per ρ."""
-    pairs = [weight_history(one, rho)["target"][[0, -1]].flatten(1) for rho, one in trained.items()]
-    return torch.stack([torch.corrcoef(pair)[0, 1] for pair in pairs])

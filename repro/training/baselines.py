@@ -1,4 +1,4 @@
-"""The methods of Table 2 that train on real data alone, two re-weighting controls, and source pre-training.
+"""Methods without DFG's generator: trainings on real data alone, source pre-training, and DIFA+cMWGAN.
 
 What the paper leaves open is declared here: every method takes `settings.iterations` steps of E and C with DFG's
 optimiser and learning rate, so that only the method differs. (DFG itself updates E and C on real data every n_C1-th
@@ -6,195 +6,63 @@ step.)
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from repro.losses.dfg import (
-    class_balanced_weights,
-    classification_loss,
-    critic_loss,
-    generator_loss,
-    gradient_penalty,
-    inverse_frequency_weights,
-)
+from repro.losses.dfg import classification_loss, critic_loss, generator_loss, gradient_penalty
 from repro.models.feature_gan import ConditionalCritic, MixtureNoiseGenerator
-from repro.models.split_classifier import SplitClassifier
-from repro.training.dfg_settings import DFGReadings, DFGSettings
-from repro.training.replicas import Cycle, ReplicaNetwork, build_replicas, gradient_step
-from repro.training.run_store import Resumable, Run
-from repro.training.sampling import Batch, CycleDraws, one_hot
-from repro.training.tasks import (
-    ReplicaTasks,
-    SourceRegularizer,
+from repro.models.split_classifier import SplitClassifier, split_classifier
+from repro.training.dfg_settings import RECIPES, DFGReadings, DFGSettings, Recipe
+from repro.training.replicas import Cycle, ReplicaNetwork, build_replicas, descend, resumable, stored_tensors
+from repro.training.run_store import Run
+from repro.training.sampling import CycleDraws, RealClasses, ReplicaBatch, ReplicaTasks, one_hot
+from repro.training.transfer import (
+    SourceMeasures,
+    TargetNetworks,
     adam,
-    build_classifier,
-    drop_learning_rate,
+    fresh_classifiers,
     log_accuracy,
+    log_losses,
     network_optimiser,
-    target_start,
+    target_networks,
 )
-
-SupervisedMethod = Literal["original", "fine_tuning", "delta", "reweighting", "class_balanced", "whole_transfer"]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How one method differs from plain training."""
-
-    from_source: bool = True
-    """Start from the source network instead of random weights."""
-    freeze_early: bool = False
-    """Keep everything before the last convolution block fixed (`SplitClassifier.frozen`)."""
-    regularised: bool = False
-    """Add DELTA's regulariser."""
-    class_weights: Literal["none", "inverse_frequency", "effective_number"] = "none"
-    """Weights of the cross-entropy by class."""
-
-
-RECIPES: dict[SupervisedMethod, Recipe] = {
-    "original": Recipe(from_source=False),
-    "fine_tuning": Recipe(freeze_early=True),
-    "delta": Recipe(regularised=True),
-    "reweighting": Recipe(class_weights="inverse_frequency"),
-    "class_balanced": Recipe(class_weights="effective_number"),
-    "whole_transfer": Recipe(),
-}
-"""`whole_transfer`, all layers trained from the source without any regulariser, is the first stage of DIFA+cMWGAN
-and the reference for the two re-weighting controls."""
-
-
-@dataclass(eq=False)
-class ClassifierNetworks:
-    """E and C of R replicas with their optimisers (none for a network that is wholly frozen)."""
-
-    extractor: ReplicaNetwork
-    classifier: ReplicaNetwork
-    optimisers: list[torch.optim.Optimizer]
-    class_weights: Tensor | None = None
-    regularizer: SourceRegularizer | None = None
-
-    @property
-    def trained(self) -> list[ReplicaNetwork]:
-        """The networks that have something to train."""
-        return [network for network in (self.extractor, self.classifier) if network.trainable]
-
-
-def update_on_real_data(nets: ClassifierNetworks, batch: Batch, loss_out: Tensor) -> None:
-    """One step of E and C on a batch of real data."""
-    features = nets.extractor(batch.images)
-    if nets.regularizer is None:
-        loss = classification_loss(nets.classifier(features), batch.labels, nets.class_weights)
-        penalty = torch.zeros_like(loss)
-    else:
-        logits, maps = nets.classifier(features, method="with_maps")
-        loss = classification_loss(logits, batch.labels, nets.class_weights)
-        penalty = nets.regularizer(batch.images, features, maps, nets.classifier)
-    gradient_step(loss + penalty, nets.trained, nets.optimisers)
-    loss_out.copy_(loss.detach())
 
 
 def train_supervised(
-    method: SupervisedMethod,
-    source: SplitClassifier,
-    tasks: ReplicaTasks,
-    settings: DFGSettings,
-    readings: DFGReadings,
-    run: Run,
-) -> dict[str, Tensor]:
-    """Train R replicas with one supervised method.
-
-    Args:
-        method: see `RECIPES`.
-        source: the pre-trained network; unused by `original`.
-        tasks, settings, readings, run: as in `train_dfg`.
-
-    Returns:
-        `<replica>/<network>.<name>` → tensor for extractor and classifier.
-    """
-    nets = build_supervised(RECIPES[method], source, tasks, settings, readings)
-    fit_supervised(nets, tasks, settings, run, name=method)
-    return {
-        f"{r}/{label}.{name}": value
-        for r in range(tasks.replicas)
-        for label, network in (("extractor", nets.extractor), ("classifier", nets.classifier))
-        for name, value in network.replica_state(r).items()
-    }
-
-
-def fit_supervised(nets: ClassifierNetworks, tasks: ReplicaTasks, settings: DFGSettings, run: Run, name: str) -> None:
-    """The loop of `train_supervised` on networks that exist already."""
-    dtype = nets.classifier.parameters["head.weight"].dtype
-    loss = torch.zeros(tasks.replicas, device=tasks.device, dtype=dtype)
-    draws = CycleDraws(
-        tasks.train,
-        tasks.subsets,
-        tasks.seeds,
-        tasks.classes,
-        steps=settings.cycle,
-        slots=1,
-        batch=settings.batch,
-        noise=0,
-        augmentation=tasks.augmentation,
-        dtype=loss.dtype,
-    )
-
-    def updates() -> None:
-        for step in range(settings.cycle):
-            update_on_real_data(nets, draws.batch(step, 0), loss)
-
-    play = Cycle(updates, [nets.extractor, nets.classifier], nets.optimisers, tasks.device)
-    state = {"extractor": nets.extractor, "classifier": nets.classifier}
-    optimisers = {f"optimiser{i}": optimiser for i, optimiser in enumerate(nets.optimisers)}
-    for cycle in run.steps(settings.iterations // settings.cycle, state={**state, **optimisers}, name=name):
-        draws.load(cycle)
-        play()
-        step = (cycle + 1) * settings.cycle
-        if settings.evaluate_after(cycle):
-            run.log(step, **{f"{r}/loss/real": value for r, value in enumerate(loss.tolist())})
-            log_accuracy(run, step, nets.extractor, nets.classifier, tasks)
-        if drop_learning_rate(settings, step, *nets.optimisers):
-            play.forget()
-
-
-def build_supervised(
     recipe: Recipe,
     source: SplitClassifier,
     tasks: ReplicaTasks,
     settings: DFGSettings,
     readings: DFGReadings,
-) -> ClassifierNetworks:
-    """Initialised networks, optimisers, class weights and regulariser of one recipe."""
-    dtype = source.classifier.head.weight.dtype
-    if recipe.from_source:
-        starts = [target_start(source.to(tasks.device), tasks.classes, seed) for seed in tasks.seeds]
-    else:
-        starts = fresh_classifiers(tasks, settings, readings, dtype)
-    frozen = starts[0].frozen if recipe.freeze_early else ()
-    extractor = ReplicaNetwork([s.extractor for s in starts], _below("extractor.", frozen))
-    classifier = ReplicaNetwork([s.classifier for s in starts], _below("classifier.", frozen))
-    optimisers = [
-        network_optimiser(settings, network, tasks.device) for network in (extractor, classifier) if network.trainable
-    ]
-    return ClassifierNetworks(
-        extractor,
-        classifier,
-        optimisers,
-        _class_weights(recipe, tasks, dtype),
-        SourceRegularizer(source, tasks, settings) if recipe.regularised else None,
-    )
+    run: Run,
+    measures: SourceMeasures | None = None,
+) -> dict[str, Tensor]:
+    """Train R replicas on real data alone; arguments and result as in `train_method`."""
+    nets = target_networks(recipe, source, tasks, settings, readings, measures)
+    fit_supervised(nets, tasks, settings, run, name="real")
+    return stored_tensors({"extractor": nets.extractor, "classifier": nets.classifier})
 
 
-def fresh_classifiers(
-    tasks: ReplicaTasks, settings: DFGSettings, readings: DFGReadings, dtype: torch.dtype
-) -> list[SplitClassifier]:
-    """One randomly initialised classifier per seed."""
+def fit_supervised(nets: TargetNetworks, tasks: ReplicaTasks, settings: DFGSettings, run: Run, name: str) -> None:
+    """The loop of `train_supervised` on networks that exist already."""
+    loss = torch.zeros(tasks.replicas, device=tasks.device, dtype=nets.dtype)
+    draws = CycleDraws(tasks, steps=settings.cycle, slots=1, batch=settings.batch, dtype=nets.dtype)
 
-    def build() -> SplitClassifier:
-        return build_classifier(settings.architecture, tasks.classes, readings).to(dtype)
+    def updates() -> None:
+        for step in range(settings.cycle):
+            loss.copy_(nets.step(draws.batch(step, 0))[0])
 
-    return build_replicas(build, tasks.seeds, tasks.device)
+    networks = {"extractor": nets.extractor, "classifier": nets.classifier}
+    play = Cycle(updates, list(networks.values()), draws)
+    for cycle in run.steps(settings.iterations // settings.cycle, state=resumable(networks), name=name):
+        play(cycle)
+        step = (cycle + 1) * settings.cycle
+        if settings.evaluate_after(cycle):
+            log_losses(run, step, {"real": loss})
+            log_accuracy(run, step, nets, tasks)
+        if step == settings.network_lr_drop:
+            play.divide_learning_rates(10)
 
 
 def pretrain_source(tasks: ReplicaTasks, settings: DFGSettings, readings: DFGReadings, run: Run) -> dict[str, Tensor]:
@@ -203,34 +71,20 @@ def pretrain_source(tasks: ReplicaTasks, settings: DFGSettings, readings: DFGRea
     Returns the tensors of `train_supervised`; `load_source` makes a network of them.
     """
     fresh = fresh_classifiers(tasks, settings, readings, torch.float32)[0]
-    return train_supervised("original", fresh, tasks, settings, readings, run)
+    return train_supervised(RECIPES["original"], fresh, tasks, settings, readings, run)
 
 
-def load_source(
-    tensors: dict[str, Tensor], settings: DFGSettings, readings: DFGReadings, replica: int = 0
-) -> SplitClassifier:
-    """The classifier of one replica from stored tensors, in evaluation mode."""
-    prefix = f"{replica}/"
-    state = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    state = {name: value for name, value in state.items() if name.startswith(("extractor.", "classifier."))}
+def load_source(tensors: dict[str, Tensor], settings: DFGSettings, readings: DFGReadings) -> SplitClassifier:
+    """The classifier of the first replica from stored tensors, in evaluation mode."""
+    parts = ("extractor.", "classifier.")
+    state = {name.removeprefix("0/"): value for name, value in tensors.items() if name.startswith("0/")}
+    state = {name: value for name, value in state.items() if name.startswith(parts)}
     if "classifier.head.weight" not in state:
-        raise ValueError(f"the tensors hold no classifier of replica {replica}; stored: {sorted(tensors)[:5]} …")
-    network = build_classifier(settings.architecture, len(state["classifier.head.weight"]), readings)
+        raise ValueError(f"the tensors hold no classifier of replica 0; stored: {sorted(tensors)[:5]} …")
+    classes = len(state["classifier.head.weight"])
+    network = split_classifier(settings.architecture, classes, readings.hidden, readings.dropout)
     network.load_state_dict(state)
     return network.eval()
-
-
-def _below(part: str, prefixes: tuple[str, ...]) -> list[str]:
-    return [prefix.removeprefix(part) for prefix in prefixes if prefix.startswith(part)]
-
-
-def _class_weights(recipe: Recipe, tasks: ReplicaTasks, dtype: torch.dtype) -> Tensor | None:
-    if recipe.class_weights == "none":
-        return None
-    counts = tasks.class_counts()
-    if recipe.class_weights == "inverse_frequency":
-        return inverse_frequency_weights(counts).to(dtype)
-    return class_balanced_weights(counts).to(dtype)
 
 
 # DIFA+cMWGAN, the feature-augmentation baseline of Table 2: a declared reconstruction in three stages.
@@ -247,122 +101,105 @@ _NOISE = 100
 
 @dataclass(eq=False)
 class EmbeddingGAN:
-    """Generator and critic of R replicas with their optimisers."""
+    """Generator and critic of penultimate features, R replicas."""
 
     generator: ReplicaNetwork
     critic: ReplicaNetwork
-    generator_optimiser: torch.optim.Optimizer
-    critic_optimiser: torch.optim.Optimizer
     classes: int
 
-    def labels(self, labels: Tensor, noise: Tensor) -> Tensor:
-        """One-hot labels in the dtype of the noise."""
-        return one_hot(labels, self.classes, noise.dtype)
+    def generate(self, labels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Generated features and their one-hot labels."""
+        labels = one_hot(labels, self.classes, noise.dtype)
+        return self.generator(noise, labels), labels
 
+    def step_critic(self, real: Tensor, batch: ReplicaBatch, penalty: float) -> None:
+        """One step of D: real and generated features of the same labels."""
+        with torch.no_grad():
+            generated, labels = self.generate(batch.labels, batch.noise)
+        slope = gradient_penalty(lambda x: self.critic(x, labels), real, generated, batch.mixing)
+        loss = critic_loss(self.critic(real, labels), self.critic(generated, labels), slope, penalty)
+        descend(loss, self.critic)
 
-def update_embedding_critic(gan: EmbeddingGAN, nets: ClassifierNetworks, batch: Batch, penalty: float) -> None:
-    """One step of D: real and generated features of the same labels."""
-    labels = gan.labels(batch.labels, batch.noise)
-    with torch.no_grad():
-        real = embed(nets, batch)
-        generated = gan.generator(batch.noise, labels)
-    slope = gradient_penalty(lambda x: gan.critic(x, labels), real, generated, batch.mixing)
-    loss = critic_loss(gan.critic(real, labels), gan.critic(generated, labels), slope, penalty)
-    gradient_step(loss, [gan.critic], [gan.critic_optimiser])
+    def step_generator(self, batch: ReplicaBatch) -> None:
+        """One step of G against D, labels uniform."""
+        generated, labels = self.generate(batch.generated_labels, batch.noise)
+        descend(generator_loss(self.critic(generated, labels)), self.generator)
 
-
-def update_embedding_generator(gan: EmbeddingGAN, batch: Batch) -> None:
-    """One step of G against D, labels uniform."""
-    labels = gan.labels(batch.generated_labels, batch.noise)
-    loss = generator_loss(gan.critic(gan.generator(batch.noise, labels), labels))
-    gradient_step(loss, [gan.generator], [gan.generator_optimiser])
-
-
-def update_head(
-    gan: EmbeddingGAN, head: ReplicaNetwork, optimiser: torch.optim.Optimizer, features: Tensor, batch: Batch
-) -> None:
-    """One step of C's last layer on real and generated features."""
-    with torch.no_grad():
-        generated = gan.generator(batch.noise, gan.labels(batch.generated_labels, batch.noise))
-    merged = torch.cat([features, generated], dim=1)
-    labels = torch.cat([batch.labels, batch.generated_labels], dim=1)
-    gradient_step(classification_loss(head(merged), labels), [head], [optimiser])
-
-
-def embed(nets: ClassifierNetworks, batch: Batch) -> Tensor:
-    """Penultimate features of the real images, without gradient."""
-    with torch.no_grad():
-        return nets.classifier(nets.extractor(batch.images), method="embed")
+    def step_head(self, head: ReplicaNetwork, real: Tensor, batch: ReplicaBatch) -> None:
+        """One step of C's last layer on real and generated features."""
+        with torch.no_grad():
+            generated, _ = self.generate(batch.generated_labels, batch.noise)
+        labels = torch.cat([batch.labels, batch.generated_labels], dim=1)
+        descend(classification_loss(head(torch.cat([real, generated], dim=1)), labels), head)
 
 
 def train_cmwgan(
     source: SplitClassifier, tasks: ReplicaTasks, settings: DFGSettings, readings: DFGReadings, run: Run
 ) -> dict[str, Tensor]:
-    """Train R replicas of the baseline; arguments as in `train_dfg`.
-
-    Returns:
-        `<replica>/<network>.<name>` → tensor for extractor, classifier and generator.
-    """
-    nets = build_supervised(RECIPES["whole_transfer"], source, tasks, settings, readings)
+    """Train R replicas of the baseline; arguments and result as in `train_method`."""
+    nets = target_networks(RECIPES["whole_transfer"], source, tasks, settings, readings)
     fit_supervised(nets, tasks, settings, run, name="transfer")
     nets.extractor.train(False)
     nets.classifier.train(False)
     gan = _build_gan(nets, tasks, settings)
     _fit_gan(gan, nets, tasks, settings, run)
     _fit_head(gan, nets, tasks, settings, run)
-    networks = {"extractor": nets.extractor, "classifier": nets.classifier, "generator": gan.generator}
-    return {
-        f"{r}/{label}.{name}": value
-        for r in range(tasks.replicas)
-        for label, network in networks.items()
-        for name, value in network.replica_state(r).items()
-    }
+    return stored_tensors({"extractor": nets.extractor, "classifier": nets.classifier})
 
 
-def _fit_gan(gan: EmbeddingGAN, nets: ClassifierNetworks, tasks: ReplicaTasks, settings: DFGSettings, run: Run) -> None:
-    draws = _draws(tasks, settings, nets, slots=settings.critic_updates + 1, balanced=True)
+def _build_gan(nets: TargetNetworks, tasks: ReplicaTasks, settings: DFGSettings) -> EmbeddingGAN:
+    features, device = nets.classifier.parameters["head.weight"].shape[-1], tasks.device
+
+    def generator() -> MixtureNoiseGenerator:
+        return MixtureNoiseGenerator(features, tasks.classes, _NOISE).to(nets.dtype)
+
+    def critic() -> ConditionalCritic:
+        return ConditionalCritic(features, tasks.classes).to(nets.dtype)
+
+    generators = build_replicas(generator, [2 * seed for seed in tasks.seeds], device)
+    critics = build_replicas(critic, [2 * seed + 1 for seed in tasks.seeds], device)
+    return EmbeddingGAN(
+        ReplicaNetwork(generators, optimise=adam(settings.generator_lr, device)),
+        ReplicaNetwork(critics, optimise=adam(settings.critic_lr, device)),
+        tasks.classes,
+    )
+
+
+def _fit_gan(gan: EmbeddingGAN, nets: TargetNetworks, tasks: ReplicaTasks, settings: DFGSettings, run: Run) -> None:
+    draws = _draws(nets, tasks, settings, settings.critic_updates + 1, "balanced")
 
     def updates() -> None:
         for step in range(settings.cycle):
             for t in range(settings.critic_updates):
-                update_embedding_critic(gan, nets, draws.batch(step, t), settings.penalty)
-            update_embedding_generator(gan, draws.batch(step, settings.critic_updates))
+                batch = draws.batch(step, t)
+                gan.step_critic(nets.embed(batch.images), batch, settings.penalty)
+            gan.step_generator(draws.batch(step, settings.critic_updates))
 
-    optimisers = [gan.generator_optimiser, gan.critic_optimiser]
-    play = Cycle(updates, [gan.generator, gan.critic], optimisers, tasks.device)
-    state: dict[str, Resumable] = {
-        "generator": gan.generator,
-        "critic": gan.critic,
-        "generator_optimiser": gan.generator_optimiser,
-        "critic_optimiser": gan.critic_optimiser,
-    }
-    for cycle in run.steps(settings.iterations // settings.cycle, state=state, name="gan"):
-        draws.load(cycle)
-        play()
+    networks = {"generator": gan.generator, "critic": gan.critic}
+    play = Cycle(updates, list(networks.values()), draws)
+    for cycle in run.steps(settings.iterations // settings.cycle, state=resumable(networks), name="gan"):
+        play(cycle)
 
 
-def _fit_head(
-    gan: EmbeddingGAN, nets: ClassifierNetworks, tasks: ReplicaTasks, settings: DFGSettings, run: Run
-) -> None:
+def _fit_head(gan: EmbeddingGAN, nets: TargetNetworks, tasks: ReplicaTasks, settings: DFGSettings, run: Run) -> None:
     gan.generator.train(False)
-    heads: list[nn.Module] = [nets.classifier.network(r).head for r in range(tasks.replicas)]  # type: ignore[misc]
-    head = ReplicaNetwork(heads)
-    optimiser = adam(head, settings.network_lr, tasks.device)
-    draws = _draws(tasks, settings, nets, slots=1, balanced=False)
+    heads = [nets.classify(r).classifier.head for r in range(tasks.replicas)]
+    head = ReplicaNetwork(heads, optimise=network_optimiser(settings, tasks.device))
+    draws = _draws(nets, tasks, settings, 1, "as_they_are")
 
     def updates() -> None:
         for step in range(settings.cycle):
             batch = draws.batch(step, 0)
-            update_head(gan, head, optimiser, embed(nets, batch), batch)
+            gan.step_head(head, nets.embed(batch.images), batch)
 
-    play = Cycle(updates, [head], [optimiser], tasks.device)
-    for cycle in run.steps(settings.iterations // settings.cycle, {"head": head, "optimiser": optimiser}, "head"):
-        draws.load(cycle)
-        play()
+    play = Cycle(updates, [head], draws)
+    for cycle in run.steps(settings.iterations // settings.cycle, state=resumable({"head": head}), name="head"):
+        play(cycle)
         if settings.evaluate_after(cycle):
             _put_head(nets.classifier, head)
-            step = settings.iterations + (cycle + 1) * settings.cycle
-            log_accuracy(run, step, nets.extractor, nets.classifier, tasks)
+            log_accuracy(run, settings.iterations + (cycle + 1) * settings.cycle, nets, tasks)
+        if (cycle + 1) * settings.cycle == settings.network_lr_drop:
+            play.divide_learning_rates(10)
     _put_head(nets.classifier, head)
 
 
@@ -372,40 +209,15 @@ def _put_head(classifier: ReplicaNetwork, head: ReplicaNetwork) -> None:
             classifier.parameters[f"head.{name}"].copy_(value)
 
 
-def _build_gan(nets: ClassifierNetworks, tasks: ReplicaTasks, settings: DFGSettings) -> EmbeddingGAN:
-    weight = nets.classifier.parameters["head.weight"]
-    features = weight.shape[-1]
-
-    def generator() -> nn.Module:
-        return MixtureNoiseGenerator(features, tasks.classes, _NOISE).to(weight.dtype)
-
-    def critic() -> nn.Module:
-        return ConditionalCritic(features, tasks.classes).to(weight.dtype)
-
-    g = ReplicaNetwork(build_replicas(generator, [2 * seed for seed in tasks.seeds], tasks.device))
-    d = ReplicaNetwork(build_replicas(critic, [2 * seed + 1 for seed in tasks.seeds], tasks.device))
-    return EmbeddingGAN(
-        g,
-        d,
-        adam(g, settings.generator_lr, tasks.device),
-        adam(d, settings.critic_lr, tasks.device),
-        tasks.classes,
-    )
-
-
 def _draws(
-    tasks: ReplicaTasks, settings: DFGSettings, nets: ClassifierNetworks, slots: int, balanced: bool
+    nets: TargetNetworks, tasks: ReplicaTasks, settings: DFGSettings, slots: int, real_classes: RealClasses
 ) -> CycleDraws:
     return CycleDraws(
-        tasks.train,
-        tasks.subsets,
-        tasks.seeds,
-        tasks.classes,
+        tasks,
         steps=settings.cycle,
         slots=slots,
         batch=settings.batch,
         noise=_NOISE,
-        augmentation=tasks.augmentation,
-        real_classes="balanced" if balanced else "as_they_are",
-        dtype=nets.classifier.parameters["head.weight"].dtype,
+        real_classes=real_classes,
+        dtype=nets.dtype,
     )

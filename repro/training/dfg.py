@@ -1,54 +1,70 @@
-"""Discriminative feature generation: Algorithm 1, one function per update.
+"""Discriminative feature generation: Algorithm 1, one function per update; `train_method` for every method.
 
 All networks carry a replica axis (`repro.training.replicas`); losses are one number per replica.
 
-Two points of Algorithm 1 are read as follows. Lines 16 and 17 update E and C from one forward pass, at the same
-point (the paper: "trained simultaneously"), and both see the gradient of both regularisers, as in DELTA and the
-released code.
-"Can be added" (Section 3.1) is read as: the regularisers are added in L_E and L_rC there, not in line 20.
+Lines 16 and 17 update E and C from one forward pass. "Can be added" (Section 3.1) is read as: the regularisers are
+added in L_E and L_rC there, not in line 20.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from repro.losses.dfg import (
     active_filters,
     blend_filter_weights,
-    class_filter_weights,
     classification_loss,
     classifier_objective,
-    critic_loss,
+    critic_gradients,
     generator_loss,
-    gradient_penalty,
-    sample_filter_weights,
 )
 from repro.models.feature_gan import FEATURE_GAN_SHAPES, FeatureDiscriminator, FeatureGenerator
 from repro.models.split_classifier import SplitClassifier
-from repro.training.dfg_settings import DFGReadings, DFGSettings
-from repro.training.replicas import Cycle, ReplicaNetwork, build_replicas, gradient_step
-from repro.training.run_store import Resumable, Run
-from repro.training.sampling import Batch, CycleDraws, one_hot
-from repro.training.tasks import (
-    ReplicaTasks,
-    SourceRegularizer,
+from repro.training.baselines import train_cmwgan, train_supervised
+from repro.training.dfg_settings import RECIPES, DFGReadings, DFGSettings, Recipe
+from repro.training.replicas import (
+    Cycle,
+    ReplicaNetwork,
+    build_replicas,
+    descend,
+    replicas_that_fit,
+    resumable,
+    step,
+    stored_tensors,
+)
+from repro.training.run_store import Run
+from repro.training.sampling import CycleDraws, ReplicaBatch, ReplicaTasks, one_hot
+from repro.training.transfer import (
+    SourceMeasures,
+    TargetNetworks,
     adam,
-    drop_learning_rate,
+    filter_weights,
     frozen_copy,
     log_accuracy,
-    network_optimiser,
-    refit_head,
-    target_start,
+    log_losses,
+    measure_source,
+    target_networks,
 )
+from repro.vocabulary import DFGMethod
 
-# Class-wise filter weights during DFG's training: W of source and target, and the W* the generator is given.
+LOSSES = {
+    "critic": "critic (1)",
+    "penalty": "gradient penalty in (1)",
+    "generator": "generator (2)",
+    "generator_classes": "generator on classes (4c)",
+    "real": "E and C, real (3, 4a)",
+    "regularizer": "DELTA regulariser",
+    "generated": "C on generated (4b)",
+}
+"""Logged losses with the equations they are."""
 
 
 class FilterAttention:
-    """W* of every replica (Algorithm 1, lines 2–4 and 21–25).
+    """Class-wise filter weights of every replica during training (Algorithm 1, lines 2–4 and 21–25).
 
     Attributes:
         source: W(E_S), shape (R, classes, filters), mean 1 over filters.
@@ -57,11 +73,10 @@ class FilterAttention:
     """
 
     def __init__(
-        self, source: SplitClassifier, tasks: ReplicaTasks, settings: DFGSettings, readings: DFGReadings
+        self, source: Float[Tensor, "r k f"], tasks: ReplicaTasks, settings: DFGSettings, readings: DFGReadings
     ) -> None:
         self._tasks, self._settings, self._readings = tasks, settings, readings
-        refitted = readings.source_head == "refitted" or source.classes != tasks.classes
-        self.source = self._measure(lambda r: refit_head(source, tasks, r) if refitted else frozen_copy(source))
+        self.source = source.to(tasks.device)
         self.star = torch.zeros_like(self.source)
         self.history = [self.source]
         active = active_filters(self.source, readings.initial_threshold, readings.threshold_unit)
@@ -78,17 +93,16 @@ class FilterAttention:
             network: gives the current C(E(·)) of a replica.
             losses: E's last loss per replica, for the released code's gate.
         """
-        settings, readings = self._settings, self._readings
-        target = self._measure(lambda r: frozen_copy(network(r)))
+        settings, readings, tasks = self._settings, self._readings, self._tasks
+        own = [filter_weights(frozen_copy(network(r)), tasks, r, readings) for r in range(tasks.replicas)]
+        target = used = torch.stack(own)
         self.history.append(target)
-        used = target
         if readings.rho_blend == "blend":
             used = blend_filter_weights(self.source, target, settings.rho)
         tested = used if readings.threshold_on == "blend" else target
         active = active_filters(tested, settings.threshold, readings.threshold_unit)
         gate = readings.filter_update_gate
-        open_for = [r for r in range(len(losses)) if gate is None or float(losses[r]) < gate]
-        self._set(open_for, used, active)
+        self._set([r for r in range(len(losses)) if gate is None or float(losses[r]) < gate], used, active)
 
     def state_dict(self) -> dict[str, Tensor]:
         """W* and the history, for checkpoints."""
@@ -104,286 +118,241 @@ class FilterAttention:
         for r in replicas:
             self.star[r] = scale * weights[r] * active[r]
 
-    def _measure(self, network: Callable[[int], SplitClassifier]) -> Float[Tensor, "r k f"]:
-        return torch.stack([self._class_weights(network(r), r) for r in range(self._tasks.replicas)])
-
-    def _class_weights(self, network: SplitClassifier, replica: int) -> Float[Tensor, "k f"]:
-        tasks, readings = self._tasks, self._readings
-        subset = _first_per_class(tasks, replica, readings.filter_weight_images)
-        dtype = network.classifier.head.weight.dtype
-        weights = [
-            sample_filter_weights(
-                network.extractor,
-                network.classifier,
-                tasks.train.inputs(part, dtype, tasks.augmentation),
-                tasks.train.labels[part],
-                inverted=readings.filter_weight_sign == "inverted",
-                keep_bias=readings.knockout_bias == "kept",
-            )
-            for part in subset.split(256)
-        ]
-        return class_filter_weights(torch.cat(weights), tasks.train.labels[subset], tasks.classes)
-
-
-def _first_per_class(tasks: ReplicaTasks, replica: int, limit: int | None) -> Tensor:
-    subset = tasks.subsets[replica].to(tasks.device)
-    if limit is None:
-        return subset
-    labels = tasks.train.labels[subset]
-    return torch.cat([subset[labels == c][:limit] for c in range(tasks.classes)])
-
 
 @dataclass(eq=False)
 class DFGNetworks:
-    """The four networks, their optimisers, and what is taken from the source."""
+    """The four networks in training, W*, and the last value of every loss (one number per replica, in place)."""
 
-    extractor: ReplicaNetwork
-    classifier: ReplicaNetwork
+    target: TargetNetworks
     generator: ReplicaNetwork
     critic: ReplicaNetwork
-    extractor_optimiser: torch.optim.Optimizer
-    classifier_optimiser: torch.optim.Optimizer
-    generator_optimiser: torch.optim.Optimizer
-    critic_optimiser: torch.optim.Optimizer
     attention: FilterAttention
-    regularizer: SourceRegularizer
     losses: dict[str, Tensor]
-    """Last value of every loss, one number per replica; written in place."""
 
-    def generate(self, batch: Batch) -> Tensor:
+    @property
+    def every(self) -> dict[str, ReplicaNetwork]:
+        """By the names results are stored under."""
+        target = {"extractor": self.target.extractor, "classifier": self.target.classifier}
+        return target | {"generator": self.generator, "critic": self.critic}
+
+    def generate(self, batch: ReplicaBatch) -> Tensor:
         """G(z, ŷ, W*[ŷ]) of shape (R, batch, f, p, q)."""
         labels = batch.generated_labels
-        return self.generator(
-            batch.noise,
-            one_hot(labels, self.attention.star.shape[1], batch.noise.dtype),
-            self.attention.rows(labels),
-        )
+        classes = one_hot(labels, self.attention.star.shape[1], batch.noise.dtype)
+        return self.generator(batch.noise, classes, self.attention.rows(labels))
 
-    def classify(self, replica: int) -> SplitClassifier:
-        """A plain copy of C(E(·)) of one replica."""
-        extractor, classifier = self.extractor.network(replica), self.classifier.network(replica)
-        return SplitClassifier(extractor, classifier, frozen=())  # type: ignore[arg-type]
-
-    @property
-    def all_networks(self) -> dict[str, ReplicaNetwork]:
-        """By the names results are stored under."""
-        return {
-            "extractor": self.extractor,
-            "classifier": self.classifier,
-            "generator": self.generator,
-            "critic": self.critic,
-        }
-
-    @property
-    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        """By network."""
-        return {
-            "extractor_optimiser": self.extractor_optimiser,
-            "classifier_optimiser": self.classifier_optimiser,
-            "generator_optimiser": self.generator_optimiser,
-            "critic_optimiser": self.critic_optimiser,
-        }
+    def note(self, **losses: Tensor) -> None:
+        """Keep the last value of some losses."""
+        for name, value in losses.items():
+            self.losses[name].copy_(value.detach())
 
 
-def update_critic(nets: DFGNetworks, batch: Batch, settings: DFGSettings) -> None:
+@torch.no_grad()
+def update_critic(nets: DFGNetworks, batch: ReplicaBatch, settings: DFGSettings) -> None:
     """Line 9, eq. (1): one step of D."""
-    with torch.no_grad():
-        real = nets.extractor(batch.images)
-        generated = nets.generate(batch)
-    penalty = gradient_penalty(nets.critic, real, generated, batch.mixing)
-    scores_real, scores_generated = nets.critic(torch.cat([real, generated], dim=1)).chunk(2, dim=1)
-    loss = critic_loss(scores_real, scores_generated, penalty, settings.penalty)
-    gradient_step(loss, [nets.critic], [nets.critic_optimiser])
-    nets.losses["critic"].copy_(loss.detach())
-    nets.losses["penalty"].copy_(penalty.detach())
+    real, generated = nets.target.extractor(batch.images), nets.generate(batch)
+    gradients = partial(critic_gradients, coefficient=settings.penalty)
+    by_name, loss, penalty = nets.critic.apply(gradients, real, generated, batch.mixing)
+    step([nets.critic], {nets.critic.parameters[name]: value for name, value in by_name.items()})
+    nets.note(critic=loss, penalty=penalty)
 
 
-def update_generator(nets: DFGNetworks, batch: Batch) -> None:
+def update_generator(nets: DFGNetworks, batch: ReplicaBatch) -> None:
     """Line 12, eq. (2): one step of G against D."""
     loss = generator_loss(nets.critic(nets.generate(batch)))
-    gradient_step(loss, [nets.generator], [nets.generator_optimiser])
-    nets.losses["generator"].copy_(loss.detach())
+    descend(loss, nets.generator)
+    nets.note(generator=loss)
 
 
-def update_generator_on_classes(nets: DFGNetworks, batch: Batch) -> None:
+def update_generator_on_classes(nets: DFGNetworks, batch: ReplicaBatch) -> None:
     """Lines 14 and 15, eq. (4c): one step of G towards features that C classifies as ŷ."""
     with torch.no_grad():
-        real = nets.extractor(batch.images)
+        real = nets.target.extractor(batch.images)
     merged = torch.cat([real, nets.generate(batch)], dim=1)
     labels = torch.cat([batch.labels, batch.generated_labels], dim=1)
-    loss = classification_loss(nets.classifier(merged), labels)
-    gradient_step(loss, [nets.generator], [nets.generator_optimiser])
-    nets.losses["generator_classes"].copy_(loss.detach())
+    loss = classification_loss(nets.target.classifier(merged), labels)
+    descend(loss, nets.generator)
+    nets.note(generator_classes=loss)
 
 
-def update_extractor_and_classifier(nets: DFGNetworks, batch: Batch, readings: DFGReadings) -> None:
+def update_extractor_and_classifier(nets: DFGNetworks, batch: ReplicaBatch, readings: DFGReadings) -> None:
     """Lines 16 and 17, eqs. (3) and (4a): one step of E and of C on real data, with the transfer regularisers."""
-    features = nets.extractor(batch.images)
-    logits, maps = nets.classifier(features, method="with_maps")
-    loss = classification_loss(logits, batch.labels)
-    penalty = nets.regularizer(batch.images, features, maps, nets.classifier)
-    gradient_step(
-        readings.real_loss_count * loss + penalty,
-        [nets.extractor, nets.classifier],
-        [nets.extractor_optimiser, nets.classifier_optimiser],
-    )
-    nets.losses["real"].copy_(loss.detach())
-    nets.losses["regularizer"].copy_(penalty.detach())
+    loss, penalty = nets.target.step(batch, readings.real_loss_count)
+    nets.note(real=loss, regularizer=penalty)
 
 
-def update_classifier(nets: DFGNetworks, batch: Batch, settings: DFGSettings) -> None:
-    """Lines 19 and 20, eq. (4): one step of C on real, generated and merged features."""
+def update_classifier(nets: DFGNetworks, batch: ReplicaBatch, settings: DFGSettings) -> None:
+    """Lines 19 and 20, eq. (4): one step of C on real, generated and merged features; class weights on real ones."""
+    classify = nets.target.classifier
     with torch.no_grad():
-        real, generated = nets.extractor(batch.images), nets.generate(batch)
+        real, generated = nets.target.extractor(batch.images), nets.generate(batch)
     merged_labels = torch.cat([batch.labels, batch.generated_labels], dim=1)
-    on_real = classification_loss(nets.classifier(real), batch.labels)
-    on_generated = classification_loss(nets.classifier(generated), batch.generated_labels)
-    merged = classification_loss(nets.classifier(torch.cat([real, generated], dim=1)), merged_labels)
-    loss = classifier_objective(on_real, on_generated, merged, settings.objective)
-    gradient_step(loss, [nets.classifier], [nets.classifier_optimiser])
-    nets.losses["generated"].copy_(on_generated.detach())
+    on_real = classification_loss(classify(real), batch.labels, nets.target.class_weights)
+    on_generated = classification_loss(classify(generated), batch.generated_labels)
+    merged = classification_loss(classify(torch.cat([real, generated], dim=1)), merged_labels)
+    descend(classifier_objective(on_real, on_generated, merged, settings.objective), classify)
+    nets.note(generated=on_generated)
 
 
 def update_cycle(nets: DFGNetworks, draws: CycleDraws, settings: DFGSettings, readings: DFGReadings) -> None:
     """Lines 5–20 for one cycle of steps: the part of Algorithm 1 that runs without the host."""
-    for step in range(1, settings.cycle + 1):
+    for number in range(1, settings.cycle + 1):
         for t in range(settings.critic_updates):  # line 6
-            update_critic(nets, draws.batch(step - 1, t), settings)
-        batch = draws.batch(step - 1, settings.critic_updates)  # lines 10 and 11
+            update_critic(nets, draws.batch(number - 1, t), settings)
+        batch = draws.batch(number - 1, settings.critic_updates)  # lines 10 and 11
         update_generator(nets, batch)
-        if step % settings.classes_every == 0:  # line 13
+        if number % settings.classes_every == 0:  # line 13
             update_generator_on_classes(nets, batch)
             update_extractor_and_classifier(nets, batch, readings)
-        if step % settings.merged_every == 0:  # line 18
+        if number % settings.merged_every == 0:  # line 18
             update_classifier(nets, batch, settings)
 
 
 def train_dfg(
-    source: SplitClassifier, tasks: ReplicaTasks, settings: DFGSettings, readings: DFGReadings, run: Run
+    source: SplitClassifier,
+    tasks: ReplicaTasks,
+    settings: DFGSettings,
+    readings: DFGReadings,
+    run: Run,
+    recipe: Recipe = RECIPES["dfg"],
+    measures: SourceMeasures | None = None,
 ) -> dict[str, Tensor]:
-    """Train R replicas with Algorithm 1.
-
-    Args:
-        source: the pre-trained C_S(E_S(·)), its sizes those of `settings.architecture` under `readings`.
-        tasks: data, subsets and seeds; its device is where training happens.
-        settings: schedule and coefficients.
-        readings: choices where paper and released code leave or make one.
-        run: progress, checkpoints and log.
+    """Train R replicas with Algorithm 1; arguments as in `train_method`.
 
     Returns:
-        `<replica>/<network>.<name>` for extractor, classifier, generator and critic, and `filter_weights` of shape
+        `<replica>/<network>.<name>` for extractor, classifier, generator and critic, `filter_weights` of shape
         (updates + 1, R, classes, filters): W of the source first, then the target's at each update, and
         `filter_weights_star` (R, classes, filters), the final W*.
+
+    Raises:
+        ValueError: the schedule ends before the filter weights are updated once.
     """
-    nets = build_networks(source, tasks, settings, readings)  # lines 1–4
-    draws = dfg_draws(tasks, settings, readings, nets.attention.star.dtype)
-    play = Cycle(
-        lambda: update_cycle(nets, draws, settings, readings),
-        list(nets.all_networks.values()),
-        list(nets.optimisers.values()),
-        tasks.device,
-    )
-    state: dict[str, Resumable] = {**nets.all_networks, **nets.optimisers, "attention": nets.attention}
+    if settings.filter_weights_every > settings.iterations:
+        raise ValueError(
+            f"filter_weights_every={settings.filter_weights_every} never happens in {settings.iterations} iterations; "
+            "lower it"
+        )
+    nets = build_networks(source, tasks, settings, readings, recipe, measures)  # lines 1–4
+    play = dfg_cycle(nets, tasks, settings, readings)
+    state = {**resumable(nets.every), "attention": nets.attention}
     for cycle in run.steps(settings.iterations // settings.cycle, state=state, name="dfg"):
-        step = (cycle + 1) * settings.cycle
-        draws.load(cycle)
-        play()
-        if step % settings.filter_weights_every == 0:  # lines 21–25
-            nets.attention.refresh(nets.classify, nets.losses["real"])
+        play(cycle)
+        done = (cycle + 1) * settings.cycle
+        if done % settings.filter_weights_every == 0:  # lines 21–25
+            nets.attention.refresh(nets.target.classify, nets.losses["real"])
         if settings.evaluate_after(cycle):
-            log_losses(run, step, nets.losses)
-            log_accuracy(run, step, nets.extractor, nets.classifier, tasks)
-        if drop_learning_rate(settings, step, nets.extractor_optimiser, nets.classifier_optimiser):
-            play.forget()
-    return collect(nets.all_networks, tasks.replicas) | {
-        "filter_weights": torch.stack(nets.attention.history),
-        "filter_weights_star": nets.attention.star,
-    }
+            log_losses(run, done, nets.losses)
+            log_accuracy(run, done, nets.target, tasks)
+        if done == settings.network_lr_drop:
+            play.divide_learning_rates(10)
+    weights = {"filter_weights": torch.stack(nets.attention.history), "filter_weights_star": nets.attention.star}
+    return stored_tensors(nets.every) | weights
 
 
 def build_networks(
-    source: SplitClassifier, tasks: ReplicaTasks, settings: DFGSettings, readings: DFGReadings
+    source: SplitClassifier,
+    tasks: ReplicaTasks,
+    settings: DFGSettings,
+    readings: DFGReadings,
+    recipe: Recipe = RECIPES["dfg"],
+    measures: SourceMeasures | None = None,
 ) -> DFGNetworks:
     """Lines 1–4: E and C from the source, fresh G and D per seed, filter weights of the source."""
-    device, dtype = tasks.device, source.classifier.head.weight.dtype
+    device = tasks.device
     source = source.to(device)
-    starts = [target_start(source, tasks.classes, seed) for seed in tasks.seeds]
-    extractor = ReplicaNetwork([start.extractor for start in starts])
-    classifier = ReplicaNetwork([start.classifier for start in starts])
-    generator, critic = _build_gan(tasks, settings, readings, dtype)
-    losses = ("critic", "penalty", "generator", "generator_classes", "real", "regularizer", "generated")
-    return DFGNetworks(
-        extractor,
-        classifier,
-        generator,
-        critic,
-        network_optimiser(settings, extractor, device),
-        network_optimiser(settings, classifier, device),
-        adam(generator, settings.generator_lr, device),
-        adam(critic, settings.critic_lr, device),
-        FilterAttention(source, tasks, settings, readings),
-        SourceRegularizer(source, tasks, settings),
-        {name: torch.zeros(tasks.replicas, device=device, dtype=dtype) for name in losses},
-    )
-
-
-def _build_gan(
-    tasks: ReplicaTasks, settings: DFGSettings, readings: DFGReadings, dtype: torch.dtype
-) -> tuple[ReplicaNetwork, ReplicaNetwork]:
+    measures = measure_source(source, tasks, settings, readings, recipe) if measures is None else measures
+    target = target_networks(recipe, source, tasks, settings, readings, measures)
     shape = FEATURE_GAN_SHAPES[settings.architecture]
 
-    def generator() -> nn.Module:
-        return FeatureGenerator(
-            shape,
-            tasks.classes,
-            readings.critic_slope,
-            readings.filter_weight_position,
-            readings.generator_order,
-            readings.convolution_bias,
-        ).to(dtype)
+    def generator() -> FeatureGenerator:
+        return build_generator(settings, readings, tasks.classes).to(target.dtype)
 
-    def critic() -> nn.Module:
-        return FeatureDiscriminator(shape, readings.critic_slope, readings.convolution_bias).to(dtype)
+    def critic() -> FeatureDiscriminator:
+        return FeatureDiscriminator(shape, readings.critic_slope, readings.convolution_bias).to(target.dtype)
 
-    return (
-        ReplicaNetwork(build_replicas(generator, [2 * seed for seed in tasks.seeds], tasks.device)),
-        ReplicaNetwork(build_replicas(critic, [2 * seed + 1 for seed in tasks.seeds], tasks.device)),
+    generators = build_replicas(generator, [2 * seed for seed in tasks.seeds], device)
+    critics = build_replicas(critic, [2 * seed + 1 for seed in tasks.seeds], device)
+    return DFGNetworks(
+        target,
+        ReplicaNetwork(generators, optimise=adam(settings.generator_lr, device)),
+        ReplicaNetwork(critics, optimise=adam(settings.critic_lr, device)),
+        FilterAttention(measures["filter_weights"].to(target.dtype), tasks, settings, readings),
+        {name: torch.zeros(tasks.replicas, device=device, dtype=target.dtype) for name in LOSSES},
     )
 
 
-def dfg_draws(tasks: ReplicaTasks, settings: DFGSettings, readings: DFGReadings, dtype: torch.dtype) -> CycleDraws:
-    """The draws of Algorithm 1: n_D critic batches and one for everything else, per step."""
-    return CycleDraws(
-        tasks.train,
-        tasks.subsets,
-        tasks.seeds,
-        tasks.classes,
+def build_generator(settings: DFGSettings, readings: DFGReadings, classes: int) -> FeatureGenerator:
+    """A fresh generator with the layer sizes of the architecture, as the readings have it."""
+    return FeatureGenerator(
+        FEATURE_GAN_SHAPES[settings.architecture],
+        classes,
+        readings.critic_slope,
+        readings.filter_weight_position,
+        readings.generator_order,
+        readings.convolution_bias,
+    )
+
+
+def dfg_cycle(nets: DFGNetworks, tasks: ReplicaTasks, settings: DFGSettings, readings: DFGReadings) -> Cycle:
+    """One cycle of Algorithm 1 with its draws: n_D critic batches and one for everything else, per step."""
+    draws = CycleDraws(
+        tasks,
         steps=settings.cycle,
         slots=settings.critic_updates + 1,
         batch=settings.batch,
         noise=FEATURE_GAN_SHAPES[settings.architecture].noise,
-        augmentation=tasks.augmentation,
         critic_batches=readings.critic_batches,
-        dtype=dtype,
+        dtype=nets.target.dtype,
     )
+    return Cycle(partial(update_cycle, nets, draws, settings, readings), list(nets.every.values()), draws)
 
 
-def log_losses(run: Run, step: int, losses: dict[str, Tensor]) -> None:
-    """Log the last value of every loss as `<replica>/loss/<name>`."""
-    values = {
-        f"{r}/loss/{name}": value
-        for name, per_replica in losses.items()
-        for r, value in enumerate(per_replica.tolist())
-    }
-    run.log(step, **values)
+# Every method of Table 2 and the controls behind one function, and how many replicas of it to train at once.
 
 
-def collect(networks: dict[str, ReplicaNetwork], replicas: int | Sequence[int]) -> dict[str, Tensor]:
-    """`<replica>/<network>.<name>` → tensor, as stored with a result."""
-    chosen = range(replicas) if isinstance(replicas, int) else replicas
-    return {
-        f"{r}/{label}.{name}": value
-        for r in chosen
-        for label, network in networks.items()
-        for name, value in network.replica_state(r).items()
-    }
+def train_method(
+    method: DFGMethod,
+    source: SplitClassifier,
+    tasks: ReplicaTasks,
+    settings: DFGSettings,
+    readings: DFGReadings,
+    run: Run,
+    measures: SourceMeasures | None = None,
+) -> dict[str, Tensor]:
+    """Train R replicas with one method.
+
+    Args:
+        method: see `RECIPES`.
+        source: the pre-trained C_S(E_S(·)), its sizes those of `settings.architecture` under `readings`; `original`
+            takes nothing but the number type from it.
+        tasks: data, subsets and seeds; its device is where training happens.
+        settings: schedule and coefficients.
+        readings: choices where paper and released code leave or make one.
+        run: progress, checkpoints and log.
+        measures: those of `measure_source` for these replicas; None measures them here.
+
+    Returns:
+        `<replica>/<network>.<name>` → tensor for extractor and classifier; DFG has more, see `train_dfg`.
+    """
+    recipe = RECIPES[method]
+    if recipe.generates == "features":
+        return train_dfg(source, tasks, settings, readings, run, recipe, measures)
+    if recipe.generates == "embeddings":
+        return train_cmwgan(source, tasks, settings, readings, run)
+    return train_supervised(recipe, source, tasks, settings, readings, run, measures)
+
+
+def group_size(
+    source: SplitClassifier, one: ReplicaTasks, wanted: int, settings: DFGSettings, readings: DFGReadings
+) -> int:
+    """How many of `wanted` trainings to do at once: one on a CPU or with dropout, else what memory holds.
+
+    Memory is measured with one cycle of DFG, the most expensive method, on the single task `one`.
+    """
+    if readings.dropout and settings.architecture == "vgg16_32":
+        return 1
+
+    def trial() -> None:
+        dfg_cycle(build_networks(source, one, settings, readings), one, settings, readings)(0)
+
+    return replicas_that_fit(wanted, trial, one.device)

@@ -1,18 +1,20 @@
-"""Every number and every reading of DFG in two frozen typed objects (Algorithm 1 and Appendix A).
+"""Every number, every reading and every method of DFG's tables as frozen typed data (Algorithm 1 and Appendix A).
 
 `DFGReadings.paper()` is the text, `DFGReadings.released()` what the authors' code (commit 41fa92d, 2022) does; places
 where the two contradict are listed, with the tables they touch, in `repro/evidence/readings/dfg.yaml`.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from repro.losses.dfg import ThresholdUnit
 from repro.models.feature_gan import GeneratorOrder, WeightPosition
 from repro.models.split_classifier import Architecture
-from repro.training.sampling import CriticBatches
+from repro.training.sampling import CriticBatches, InputScale
+from repro.vocabulary import DFGMethod
 
 
 class DFGReadings(BaseModel):
@@ -57,6 +59,14 @@ class DFGReadings(BaseModel):
     """Tables A.4–A.8 list lReLU before batch norm. Released: batch norm first (DCGAN), except in the last layer."""
     convolution_bias: bool = True
     """Eq. (8) has b_l, "the biases were set to zero". Released: G and D have no biases."""
+    resize: Literal["squash", "crop"] = "squash"
+    """ResNet-50's images "resized to 256 × 256": both sides, or the short one and a centre crop (torchvision's way)."""
+    test_crop: Literal["central", "none"] = "central"
+    """Test images of ResNet-50: the central 224 × 224, or all 256 × 256 as in the released code; not stated."""
+    input_scale: InputScale = "symmetric"
+    """Appendix A scales to [−1, 1], also for ResNet-50, whose torchvision weights expect ImageNet's statistics."""
+    fixed_batch_norm: Literal["fixed", "moving"] = "fixed"
+    """Whether the batch statistics of layers that Fine-tuning fixes stay fixed too (ResNet-50); not stated."""
 
     @classmethod
     def paper(cls) -> "DFGReadings":
@@ -83,6 +93,7 @@ class DFGReadings(BaseModel):
             critic_batches="window",
             generator_order="norm_then_activation",
             convolution_bias=False,
+            test_crop="none",
         )
 
 
@@ -115,8 +126,8 @@ class DFGSettings(BaseModel):
     """Of E and C: Adam(0.5, 0.9), or SGD with momentum 0.9 (ResNet-50). G and D always use Adam(0.5, 0.9)."""
     network_lr: PositiveFloat = 2e-5
     """η_E = η_C."""
-    network_lr_drop: PositiveInt | None = None
-    """Step after which η_E and η_C are divided by 10 (ResNet-50: 20,000)."""
+    network_lr_drop: NonNegativeInt = 0
+    """Step after which η_E and η_C are divided by 10 (ResNet-50: 20,000); 0 is never."""
     generator_lr: PositiveFloat = 2e-4
     critic_lr: PositiveFloat = 1e-4
     map_penalty: float = 0.01
@@ -134,6 +145,12 @@ class DFGSettings(BaseModel):
                     f"{name}={getattr(self, name)} must be a multiple of {self.cycle}, the least common multiple of "
                     f"classes_every={self.classes_every} and merged_every={self.merged_every}"
                 )
+        drop = self.network_lr_drop
+        if drop and (drop % self.cycle or drop >= self.iterations):
+            raise ValueError(
+                f"network_lr_drop={drop} never happens in {self.iterations} iterations, {self.cycle} at a time; "
+                f"give a multiple of {self.cycle} below {self.iterations}, or 0 for none"
+            )
         return self
 
     @property
@@ -145,6 +162,11 @@ class DFGSettings(BaseModel):
         """Whether to evaluate after this cycle (counted from 0)."""
         cycles = self.iterations // self.cycle
         return ((cycle + 1) * self.evaluations) // cycles > (cycle * self.evaluations) // cycles
+
+    @property
+    def real_updates(self) -> int:
+        """Steps of E and C on real data that Algorithm 1 takes; the other methods take one in every iteration."""
+        return self.iterations // self.classes_every
 
 
 _VGG = {"architecture": "vgg16_32", "network_lr": 5e-5, "generator_lr": 1e-4, "critic_lr": 1e-4}
@@ -170,3 +192,38 @@ PAPER_SETTINGS: dict[str, DFGSettings] = {
     "food101": DFGSettings.model_validate(_RESNET),
 }
 """Appendix A, per target data set."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one method differs from plain training on the target."""
+
+    from_source: bool = True
+    """Start from the source network instead of random weights."""
+    freeze_early: bool = False
+    """Keep everything before the last convolution block fixed (`SplitClassifier.frozen`)."""
+    regularised: bool = False
+    """Add DELTA's regulariser (α·Ω + β·½‖last layer‖²)."""
+    class_weights: Literal["none", "inverse_frequency", "effective_number"] = "none"
+    """Weights of the cross-entropy on real data by class."""
+    generates: Literal["nothing", "features", "embeddings"] = "nothing"
+    """Algorithm 1's features of E, or DIFA+cMWGAN's penultimate features of C."""
+    balanced: bool = False
+    """Train on as many images of every class as of a majority class: what more data would give, not a competitor."""
+
+
+RECIPES: dict[DFGMethod, Recipe] = {
+    "original": Recipe(from_source=False),
+    "fine_tuning": Recipe(freeze_early=True),
+    "delta": Recipe(regularised=True),
+    "difa_cmwgan": Recipe(generates="embeddings"),
+    "dfg": Recipe(regularised=True, generates="features"),
+    "whole_transfer": Recipe(),
+    "reweighting": Recipe(class_weights="inverse_frequency"),
+    "class_balanced": Recipe(class_weights="effective_number"),
+    "dfg_without_delta": Recipe(generates="features"),
+    "dfg_reweighting": Recipe(regularised=True, class_weights="inverse_frequency", generates="features"),
+    "balanced": Recipe(balanced=True),
+}
+"""The five of Table 2, then our controls. `whole_transfer`, all layers trained from the source and nothing else, is the
+reference: each control and DFG without its DELTA term differs from it in one thing."""

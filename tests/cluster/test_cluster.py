@@ -44,7 +44,7 @@ def test_every_table_has_resources() -> None:
 
 
 def test_training_jobs_are_possible() -> None:
-    from repro.studies.dfg_accuracy import wanted_of
+    from repro.studies.dfg import wanted_of
     from repro.studies.ega import trials_of
 
     trained = [table for table in all_tables() if resources_of(table, "paper").training_gpus]

@@ -9,8 +9,7 @@ import torch
 from repro.models import SplitClassifier, lenet5
 from repro.training import Run
 from repro.training.dfg_settings import DFGReadings, DFGSettings
-from repro.training.sampling import ResidentData
-from repro.training.tasks import ReplicaTasks
+from repro.training.sampling import ReplicaTasks, ResidentData
 
 
 @pytest.fixture

@@ -1,10 +1,13 @@
 """Signs and values of eqs. (1)–(7), by hand and against plain autograd."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from repro.losses import (
     active_filters,
@@ -22,7 +25,9 @@ from repro.losses import (
     knockout_loss_increase,
     sample_filter_weights,
 )
-from repro.models import FEATURE_GAN_SHAPES, FeatureDiscriminator, lenet5
+from repro.losses.dfg import critic_gradients
+from repro.models import FEATURE_GAN_SHAPES, FeatureDiscriminator, SplitClassifier, lenet5, resnet50_split, vgg16_32
+from repro.models.split_classifier import Architecture
 from repro.training.replicas import ReplicaNetwork
 
 
@@ -56,29 +61,28 @@ def test_gradient_penalty_mixes_real_and_generated_as_stated() -> None:
         gradient_penalty(critic, real, generated[:1], torch.rand(2))
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize("replicas", [1, 3])
-def test_gradient_penalty_has_a_double_backward_gradient_eager_and_vmapped(replicas: int, device: str) -> None:
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
+@pytest.mark.parametrize(("slope", "bias"), [(0.2, True), (1.0, False)])
+@pytest.mark.parametrize("architecture", ["lenet5", "vgg16_32"])
+def test_the_written_out_critic_gradient_is_autograds(architecture: Architecture, slope: float, bias: bool) -> None:
     torch.manual_seed(0)
-    critics = [FeatureDiscriminator(FEATURE_GAN_SHAPES["lenet5"]).double().to(device) for _ in range(replicas)]
-    stacked = ReplicaNetwork(critics)
-    real, fake = torch.randn(2, replicas, 4, 6, 14, 14, dtype=torch.float64, device=device)
-    mixing = torch.rand(replicas, 4, dtype=torch.float64, device=device)
-    penalty = gradient_penalty(stacked, real, fake, mixing)
-    name = "layers.0.weight"
-    (got,) = torch.autograd.grad(penalty.sum(), stacked.parameters[name])
+    shape = FEATURE_GAN_SHAPES[architecture]
+    size = (shape.feature_channels, shape.feature_side, shape.feature_side)
+    critics = [FeatureDiscriminator(shape, slope, bias).double() for _ in range(2)]
+    real, generated = torch.randn(2, 2, 4, *size, dtype=torch.float64)
+    mixing = torch.rand(2, 4, dtype=torch.float64)
+    stacked = ReplicaNetwork(critics).apply(critic_gradients, real, generated, mixing)
     for r, critic in enumerate(critics):
-        single = gradient_penalty(critic, real[r], fake[r], mixing[r])
-        (expected,) = torch.autograd.grad(single, critic.get_parameter(name))
-        assert expected.abs().max() > 1e-6
-        assert torch.allclose(got[r], expected, atol=1e-12)
-        moved = critic.get_parameter(name)  # finite difference along the gradient: nothing was dropped
-        with torch.no_grad():
-            moved += 1e-6 * expected
-        after = gradient_penalty(critic, real[r], fake[r], mixing[r])
-        assert ((after - single) / 1e-6).item() == pytest.approx(expected.square().sum().item(), rel=1e-3)
+        penalty = gradient_penalty(critic, real[r], generated[r], mixing[r])
+        loss = critic_loss(critic(real[r]), critic(generated[r]), penalty)
+        expected = torch.autograd.grad(loss, list(critic.parameters()))
+        for gradients, got_loss, got_penalty in (
+            critic_gradients(critic, real[r], generated[r], mixing[r]),
+            tree_map(lambda values, r=r: values[r], stacked),
+        ):
+            assert torch.allclose(got_loss, loss, atol=1e-10) and torch.allclose(got_penalty, penalty, atol=1e-10)
+            for (name, _), gradient in zip(critic.named_parameters(), expected, strict=True):
+                assert torch.allclose(gradients.pop(name), gradient, atol=1e-10), name
+            assert not gradients
 
 
 def test_classifier_objective_weights_the_generated_loss_with_beta() -> None:
@@ -139,7 +143,7 @@ def test_channel_attention_is_a_bounded_softmax_that_rises_with_the_loss_increas
     assert torch.allclose(channel_attention(torch.zeros(4)), torch.full((4,), 0.25))
 
 
-def network_that_reads_channel(channel: int) -> nn.Module:
+def network_that_reads_channel(channel: int) -> SplitClassifier:
     """LeNet-5 sizes whose class-0 logit is the mean of one feature channel."""
     torch.manual_seed(0)
     network = lenet5(2).eval()
@@ -149,7 +153,8 @@ def network_that_reads_channel(channel: int) -> nn.Module:
             score = 5 * features[:, channel].mean((-2, -1))
             return torch.stack([score, -score], dim=-1)
 
-    network.classifier = ReadChannel()  # type: ignore[assignment]
+    network.classifier.body = nn.Sequential(ReadChannel())
+    network.classifier.head = nn.Identity()  # type: ignore[assignment]
     return network
 
 
@@ -204,3 +209,23 @@ def test_the_printed_threshold_over_classes_switches_every_vgg_filter_off() -> N
     weights = 1 + 0.5 * torch.rand(10, 64)
     assert active_filters(weights, 0.95, "filters").all()
     assert not active_filters(weights, 0.95, "classes").any()
+
+
+@pytest.mark.parametrize("build", [lenet5, vgg16_32, lambda: resnet50_split(10)])
+def test_knock_out_re_runs_only_what_follows_and_equals_whole_passes(build: Callable[[], SplitClassifier]) -> None:
+    torch.manual_seed(0)
+    network = build().eval()
+    images = torch.rand(2, 1 if build is lenet5 else 3, 32, 32)
+    labels = torch.tensor([1, 7])
+    conv = network.regularised_convolutions()[-1]
+    got = knockout_loss_increase(network, conv, images, labels)
+    keep = torch.ones(conv.out_channels)
+    conv.register_forward_hook(lambda _m, _i, output: output * keep[:, None, None])
+    with torch.no_grad():
+        base = nn.functional.cross_entropy(network(images), labels)
+        for j in (0, conv.out_channels - 1):
+            keep[j] = 0
+            assert got[j] == nn.functional.cross_entropy(network(images), labels) - base
+            keep[j] = 1
+    with pytest.raises(ValueError, match="of the network"):
+        knockout_loss_increase(network, nn.Conv2d(3, 3, 3), images, labels)

@@ -11,17 +11,18 @@ from repro.evidence.published import published_table
 from repro.metrics.classification import frechet_distance
 from repro.models import lenet5
 from repro.studies.dfg import (
+    DFGParameters,
     Study,
-    StudySettings,
     Trained,
     member_of,
     prepare_study,
     rho_setting,
+    stands_for,
     train_replicas,
 )
 from repro.studies.dfg_accuracy import accuracies, accuracy_rows, spread_rows, verdicts
-from repro.studies.dfg_architectures import layers, schedule_rows
 from repro.studies.dfg_figures import (
+    MinorityImages,
     activation_maps,
     class_distances,
     minority_images,
@@ -30,9 +31,20 @@ from repro.studies.dfg_figures import (
     spread,
     weight_history,
 )
-from repro.studies.dfg_protocol import align_head, paper_settings, paper_targets, plan, protocol_rows
+from repro.studies.dfg_protocol import (
+    align_head,
+    layers,
+    paper_settings,
+    paper_targets,
+    plan,
+    protocol_of,
+    protocol_rows,
+    schedule_rows,
+)
 from repro.training import Run, RunStore
+from repro.training.dfg_settings import DFGReadings
 from repro.training.run_store import RunResult
+from repro.vocabulary import DFGMethod
 
 TINY = {
     "iterations": 4,
@@ -53,16 +65,17 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
 
 @pytest.fixture(scope="module")
 def study(store: RunStore) -> Study:
-    settings = StudySettings(
+    settings = DFGParameters(
         target="digits", majorities=(2,), combinations=2, repeats=2, held_out=0.1, source_images=60,
-        source_iterations=10, filter_weight_images=2,
+        source_iterations=10, filter_weight_images=2, own_sources=True,
     )  # fmt: skip
     return prepare_study(settings, TINY, store)
 
 
 @pytest.fixture(scope="module")
-def results(study: Study, store: RunStore) -> dict[str, list[Trained]]:
-    return {method: train_replicas(study, method, store) for method in ("original", "dfg")}  # type: ignore[arg-type]
+def results(study: Study) -> dict[str, list[Trained]]:
+    methods: tuple[DFGMethod, ...] = ("original", "dfg", "balanced")
+    return {method: train_replicas(study, method) for method in methods}
 
 
 def test_a_plan_has_every_combination_once_and_marks_repeated_seeds() -> None:
@@ -73,6 +86,19 @@ def test_a_plan_has_every_combination_once_and_marks_repeated_seeds() -> None:
     assert [r.seed for r in plan(257, (2, 8), 45, 10, 1.0, seed=0)] == list(range(10))
     with pytest.raises(ValueError, match="majorities"):
         plan(10, (), None, 1, 10.0, seed=0)
+    chosen = plan(10, (), [(2, 1), (3, 4)], 3, 10.0, seed=5, own_sources=True)
+    assert [(r.majority, r.seed, r.source) for r in chosen[1:]] == [((3, 4), 5, 5), ((1, 2), 6, 6), ((1, 2), 7, 7)]
+    with pytest.raises(ValueError, match=r"\[1, 10\]"):
+        plan(10, (), [(1, 10)], 1, 10.0, seed=0)
+    with pytest.raises(ValueError, match="one different panel"):
+        stands_for(["svhn", "stl10"], ["svhn"])
+
+
+def test_readings_decide_how_resnet_sees_its_images() -> None:
+    paper, released = (protocol_of("caltech256", r) for r in (DFGReadings.paper(), DFGReadings.released()))
+    assert (paper.fit, paper.scale, released.fit) == ("squash", "symmetric", "squash")
+    assert paper.augmentation and released.augmentation
+    assert (paper.augmentation.central, released.augmentation.central) == (True, False)
 
 
 def test_source_outputs_follow_the_targets_class_order() -> None:
@@ -92,31 +118,41 @@ def test_unknown_schedule_fields_are_refused() -> None:
         paper_settings("svhn", {"iteratons": 10})
 
 
-def test_rows_address_printed_cells_and_runs_are_shared(
-    study: Study, store: RunStore, results: dict[str, list[Trained]]
-) -> None:
-    again = train_replicas(study, "dfg", store, rho=0.75)
-    assert [one.result.key for one in again] == [one.result.key for one in results["dfg"]]
-    assert all(one.result.reused for one in again)
+def test_rows_address_printed_cells_and_runs_are_shared(study: Study, results: dict[str, list[Trained]]) -> None:
+    again = train_replicas(study, "dfg", rho=0.75)
+    assert [one.key for one in again] == [one.key for one in results["dfg"]]
+    assert all(one.reused for one in again)
     other = study.config("dfg", [0], study.schedule.model_copy(update={"rho": 0.0}))
-    assert other.key != again[0].result.key
+    assert other.key != again[0].key
     rows = accuracy_rows(study, results, {"dataset": "svhn"})
     table = published_table("dfg/table2_accuracy")
     plain = [row for row in rows if row.metric == "top1_accuracy" and set(row.setting) == {"dataset"}]
-    assert all(table.cell(row.method, row.metric, row.setting) for row in plain)
+    assert all(table.cell(row.method, row.metric, row.setting) for row in plain if row.method != "balanced")
     assert [row.seed for row in plain if row.method == "dfg"] == [0, 1], "a repeated seed is no further combination"
     assert {row.setting.get("model_choice") for row in rows} == {None, "held_out", "best_on_test"}
     spreads = {row.metric: row.n for row in spread_rows(study, results, {}) if row.method == "dfg"}
     assert spreads == {"std_over_seeds": 2, "std_over_combinations_2": 2}
-    assert accuracies(results["dfg"][0])["top1_accuracy"] == plain[-2].value
+    assert accuracies(results["dfg"][0])["top1_accuracy"] == next(r.value for r in plain if r.method == "dfg")
+    assert [row.seed for row in rows if row.setting.get("varies") and row.method == "dfg"] == [0, 0, 2, 2]
+    assert len({one.key for one in results["balanced"]}) == 2, "one per seed, whatever the combination"
     assert len(verdicts(results, {}, ["original", "delta"])) == 2, "one per metric, none for what was not trained"
+
+
+def test_only_what_tables_need_is_kept(study: Study, store: RunStore, results: dict[str, list[Trained]]) -> None:
+    kept = [{name.split(".")[0] for name in one.tensors()} for one in results["dfg"]]
+    weights = {"filter_weights", "filter_weights_star"}
+    assert kept == [weights | {"0/extractor", "0/classifier", "0/generator"}, weights, weights]
+    assert [set(one.tensors()) for one in results["original"][1:]] == [set(), set()]
+    assert len(list((store.root / "dfg_source").iterdir())) == 2, "a source network per seed"
+    measured = list((store.root / "dfg_source_measures").iterdir())
+    assert len(measured) == 2 * 3, "attention and filter weights per source and combination, whatever the method"
 
 
 def test_features_maps_and_weights_of_a_trained_replica(study: Study, results: dict[str, list[Trained]]) -> None:
     one = results["dfg"][0]
     features = sample_features(study, one, per_class=12)
     assert features.real.shape == features.generated.shape == (120, 6, 14, 14)
-    assert len(class_distances(features, 4).same_class) == 10
+    assert len(class_distances(features, 4).values["same_class"]) == 10
     chosen = minority_images(study, one, per_class=2)
     assert not set(chosen.labels.tolist()) & set(one.replica.majority)
     assert activation_maps(study, one, chosen).shape == (16, 1, 32, 32)
@@ -162,6 +198,8 @@ def test_share_inside_and_spread_by_hand() -> None:
     assert shares.tolist() == [75.0]
     assert empty == 1
     assert spread(torch.tensor([[0.75, 0.25]])) == pytest.approx(0.25)
+    central = MinorityImages(torch.zeros(1, 3, 40, 40).byte(), torch.zeros(1, 1, 40, 40), torch.zeros(1).long())
+    assert central.objects(None).float().mean().item() == pytest.approx(0.5, abs=0.05)
     assert rho_setting(0.0) == {"rho": 0}
     assert isinstance(rho_setting(0.0)["rho"], int)
 
@@ -176,16 +214,14 @@ def test_only_the_known_entries_of_the_appendix_are_impossible() -> None:
         ("Table A.8", "discriminator", "6272", "1"),
         ("Table A.8", "discriminator", "512", "1"),
     }
-    ours = {(row.metric, row.setting["dataset"]): row.value for row in schedule_rows()}
+    ours = {(row.metric, row.setting["dataset"]): row.value for row in schedule_rows().rows}
     for cell in published_table("dfg/appendix_architectures").cells:
         assert ours.pop((cell.metric, cell.setting["dataset"])) == pytest.approx(cell.value, abs=5e-4, rel=1e-9), cell
     assert not ours
 
 
 def test_table_1_differs_from_print_in_the_known_slips_only() -> None:
-    ours = {
-        (row.metric, row.setting["dataset"]): row.value for target in paper_targets() for row in protocol_rows(target)
-    }
+    ours = {(row.metric, row.setting["dataset"]): row.value for row in protocol_rows(paper_targets()).rows}
     cells = published_table("dfg/table1_datasets").cells
     wrong = {(c.metric, c.setting["dataset"]) for c in cells if ours[c.metric, c.setting["dataset"]] != c.value}
     assert wrong == {

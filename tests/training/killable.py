@@ -25,8 +25,7 @@ from repro.training import (
 )
 from repro.training.dfg import train_dfg
 from repro.training.dfg_settings import DFGReadings, DFGSettings
-from repro.training.sampling import ResidentData
-from repro.training.tasks import ReplicaTasks
+from repro.training.sampling import ReplicaTasks, ResidentData
 
 Training = Callable[[RunStore], RunResult]
 BEGUN = "begun"
