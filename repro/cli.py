@@ -382,13 +382,13 @@ def report(preset: PresetOption = "smoke") -> None:
 
     Nothing is run, and only files that differ are written, all of them or none.
     """
-    from repro.batch.runner import DASHBOARD, rebuild_report
-    from repro.evidence.record import read_records
+    from repro.batch.runner import rebuild_report
+    from repro.evidence.record import PAGE, read_records
 
     folder = reports_root() / _preset(preset)
     written = rebuild_report(_preset(preset), _data_sets)
     _warn_of_left_out({f"{preset}/{id}": problem for id, problem in read_records(folder)[1].items()})
-    console.print(f"dashboard: {folder / DASHBOARD} ({len(written)} files written)", markup=False)
+    console.print(f"dashboard: {folder / PAGE} ({len(written)} files written)", markup=False)
 
 
 @app.command()

@@ -24,13 +24,11 @@ from rich.console import Console
 
 from repro.catalogue import Preset, Table
 from repro.evidence.provenance import inputs_hash
-from repro.evidence.record import ATTEMPT_FOLDER, LOCK_NAME, InvalidRecord, Record, load_attempt, load_record
+from repro.evidence.record import ATTEMPT_FOLDER, LOCK_NAME, PAGE, InvalidRecord, Record, load_attempt, load_record
 from repro.execution import THREADS
 from repro.files import content_hash, file_hash, is_locked, read_json, write_changed, write_json
 from repro.parameters import is_trial, parameters_hash, preset_values
 from repro.project import UserError, code_root, project_root, reports_root
-
-PAGE = "index.html"
 
 
 @dataclass(frozen=True)
@@ -291,7 +289,6 @@ class Stop(KeyboardInterrupt):
 #
 # What makes pages is imported where it is used: its libraries take seconds, and with nothing to do none is needed.
 
-DASHBOARD = "index.html"
 STAMP = ".rendered.json"
 """What `repro report` made last, beside the dashboard: hash of everything it was made from, hash of each page."""
 
@@ -303,7 +300,7 @@ def run_and_report(jobs: Sequence[Job], preset: Preset, jobs_at_once: int, conso
         UserError: the reports folder cannot be written.
     """
     _check_writable(reports_root() / preset)
-    dashboard = reports_root() / preset / DASHBOARD
+    dashboard = reports_root() / preset / PAGE
     if _nothing_to_do(jobs, dashboard):
         console.print(f"nothing to do: all {len(jobs)} records are current (use --force to run again)")
         console.print(f"{len(jobs)} of {len(jobs)} records valid; dashboard: {dashboard}", markup=False)

@@ -30,6 +30,8 @@ from repro.batch.runner import RUNNER_PID, Job, end_process_trees, stopping_sign
 from repro.evidence.record import (
     ATTEMPT_FOLDER,
     LOCK_NAME,
+    NOTEBOOK,
+    PAGE,
     RECORD_FILE,
     Attempt,
     InvalidRecord,
@@ -39,7 +41,7 @@ from repro.evidence.record import (
 )
 from repro.files import remove_temporary_files, write_text
 from repro.project import project_root
-from repro.report.html import NOTEBOOK, PAGE, write_page
+from repro.report.pages import write_page
 
 IOPUB_SECONDS = 600
 KERNEL_START_SECONDS = 300

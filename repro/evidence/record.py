@@ -135,6 +135,8 @@ def load_attempt(folder: Path) -> Attempt | None:
 SCHEMA_VERSION: Literal[3] = 3
 """3 ties a record to its content, its figures and its folder, marks trials, and names the images behind the samples."""
 RECORD_FILE = "result.json"
+NOTEBOOK = "notebook.ipynb"
+PAGE = "index.html"
 MAX_BYTES = 64 * 2**20
 MAX_DEPTH = 8
 _MESSAGE_LENGTH = 300

@@ -17,10 +17,9 @@ from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from pygments.formatters import HtmlFormatter
 
-from repro.catalogue import Preset, Table
 from repro.evidence.comparison import CellComparison
-from repro.evidence.record import ATTEMPT_FOLDER, RECORD_FILE, Record
-from repro.files import file_hash, write_text
+from repro.evidence.record import RECORD_FILE, Record
+from repro.files import file_hash
 from repro.project import reports_root
 
 # Small pieces of text that several reports share: Markdown tables, durations, the tag of a record.
@@ -31,6 +30,12 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines) + "\n"
+
+
+def cell_name(cell: CellComparison) -> str:
+    """Method and setting of a cell, e.g. "ScoreCAM++ (gate = tanh)"."""
+    axes = ", ".join(f"{name} = {value}" for name, value in cell.setting.items())
+    return f"{cell.method_label} ({axes})" if axes else cell.method_label
 
 
 def plain(text: str) -> str:
@@ -126,49 +131,6 @@ def with_unique_headings(body: str) -> str:
     return re.sub(r'<(h\d) id="([^"]+)"(.*?</h\d>)', numbered, body, flags=re.DOTALL)
 
 
-NOTEBOOK = "notebook.ipynb"
-PAGE = "index.html"
-
-
-def write_page(folder: Path, table: Table, preset: Preset, trial: bool, error: str = "") -> None:
-    """Write `page_text` as the page of `folder`."""
-    write_text(folder / PAGE, page_text(folder, table, preset, trial, error))
-
-
-def page_text(folder: Path, table: Table, preset: Preset, trial: bool, error: str = "") -> str:
-    """The executed notebook of a report folder, or of the `attempt` in it, as one HTML page.
-
-    Args:
-        folder: where `notebook.ipynb` lies; where that is missing or unreadable the page says so.
-        trial: whether its parameters are not exactly the preset's.
-        error: text of the failure shown on top, escaped; empty for a run that succeeded.
-    """
-    executed = folder / NOTEBOOK
-    body = "<p>The executed notebook is missing.</p>"
-    if executed.exists():
-        try:
-            body, _ = OfflineExporter().from_notebook_node(nbformat.read(executed, as_version=4))
-            body = with_unique_headings(sanitised(body))
-        except (nbformat.reader.NotJSONError, nbformat.ValidationError) as problem:
-            body = f"<p>The executed notebook cannot be read: {escape(str(problem))}</p>"
-    within = folder.name == ATTEMPT_FOLDER
-    home = "../" * (2 + within) + (f"../../{preset}/" if trial else "") + "index.html"
-    links = [("All tables", home), ("Executed notebook", NOTEBOOK)]
-    links += [] if error else [("Record", RECORD_FILE)]
-    links += [("The last good run", f"../{PAGE}")] if within and (folder.parent / PAGE).exists() else []
-    page = environment().get_template("page.html.j2")
-    return page.render(
-        title=table.title,
-        css=stylesheet(),
-        body=body,
-        error=error,
-        smoke=preset == "smoke",
-        trial=trial,
-        preset=preset,
-        links=links,
-    )
-
-
 # What notebooks hold is filtered through a list of what may pass: no script, no event, no address but the web's.
 
 _MATHML = {
@@ -184,6 +146,17 @@ _MATHML_ATTRIBUTES = {
 _TAGS = nh3.ALLOWED_TAGS | _MATHML | {"section", "figure", "figcaption"}
 _EVERYWHERE = {"class", "id", "title", "lang", "role", "aria-label", "aria-hidden", "tabindex", "style"}
 _STYLES = {"text-align", "background-color", "color", "font-weight", "white-space", "vertical-align", "width"}
+
+
+def notebook_body(executed: Path) -> str:
+    """The body of an executed notebook as filtered HTML; a sentence where it is missing or cannot be read."""
+    if not executed.exists():
+        return "<p>The executed notebook is missing.</p>"
+    try:
+        body, _ = OfflineExporter().from_notebook_node(nbformat.read(executed, as_version=4))
+    except (nbformat.reader.NotJSONError, nbformat.ValidationError) as problem:
+        return f"<p>The executed notebook cannot be read: {escape(str(problem))}</p>"
+    return with_unique_headings(sanitised(body))
 
 
 def sanitised(body: str) -> str:

@@ -10,25 +10,37 @@ from typing import Any
 from repro.catalogue import PAPERS as PAPER_ORDER
 from repro.catalogue import Preset, Table, all_tables
 from repro.evidence.claims import load_paper_claims
-from repro.evidence.comparison import CellComparison, headline
+from repro.evidence.comparison import CellComparison
 from repro.evidence.judgement import ClaimVerdict, Judge, comparison_note, discovery_note, table_title, tables_of
 from repro.evidence.provenance import inputs_hash
 from repro.evidence.published import PAPERS, Paper, load_published
 from repro.evidence.readings import load_readings, option_name, options_run, reading_effects
-from repro.evidence.record import ATTEMPT_FOLDER, Attempt, Record, load_attempt, read_records
+from repro.evidence.record import (
+    ATTEMPT_FOLDER,
+    NOTEBOOK,
+    PAGE,
+    RECORD_FILE,
+    Attempt,
+    Record,
+    load_attempt,
+    read_records,
+    records_in,
+)
 from repro.evidence.settings import compare_settings
 from repro.evidence.statistics import Verdict
-from repro.files import write_changed
+from repro.files import write_changed, write_text
 from repro.parameters import is_trial
 from repro.project import reports_root
-from repro.report.html import NOTEBOOK, PAGE, duration, environment, page_text, stylesheet
+from repro.report.html import cell_name, duration, environment, notebook_body, stylesheet
 from repro.report.verdict_views import (
     cell_plot,
     cell_rows,
     claim_plots,
     counts,
     effect_plots,
+    effect_text,
     short_id,
+    shown_cell,
     tone,
 )
 
@@ -55,15 +67,16 @@ def render_all(preset: Preset, data_sets: Callable[[], DataSets]) -> dict[Path, 
 
     `data_sets` gives the rows of `repro data list`.
     """
+    judge = Judge({} if preset == "smoke" else records_in(reports_root() / preset))
     texts = {}
     for table in all_tables():
         folder = table.report(preset)
         attempt = load_attempt(folder)
         if (folder / NOTEBOOK).exists():
-            texts[folder / PAGE] = page_text(folder, table, preset, trial=False)
+            texts[folder / PAGE] = page_text(folder, table, preset, judge)
         if (folder / ATTEMPT_FOLDER / NOTEBOOK).exists() and attempt is not None and attempt.state != "done":
             stage = folder / ATTEMPT_FOLDER
-            texts[stage / PAGE] = page_text(stage, table, preset, trial=False, error=attempt.error)
+            texts[stage / PAGE] = page_text(stage, table, preset, judge, error=attempt.error)
     if preset != "smoke":
         from repro.report.readme import readme_texts
 
@@ -192,6 +205,61 @@ def _differences_page(preset: Preset, records: Mapping[str, Record]) -> dict[Pat
     return _page("differences.html", "differences.html.j2", preset, title, {"papers": papers})
 
 
+# A page per table: the answer, then the executed notebook.
+
+_ANSWERS_SHOWN = 3
+
+
+def write_page(folder: Path, table: Table, preset: Preset, trial: bool, error: str = "") -> None:
+    """Write `page_text` as the page of `folder`, by the records that lie there now."""
+    judge = Judge({} if trial or error or preset == "smoke" else records_in(reports_root() / preset))
+    write_text(folder / PAGE, page_text(folder, table, preset, judge, trial, error))
+
+
+def page_text(folder: Path, table: Table, preset: Preset, judge: Judge, trial: bool = False, error: str = "") -> str:
+    """The executed notebook of a report folder, or of the `attempt` in it, as an HTML page that begins with the answer.
+
+    Args:
+        folder: where `notebook.ipynb` lies; where that is missing or unreadable the page says so.
+        judge: of the preset's records; without one of this table the page has no answer.
+        trial: whether its parameters are not exactly the preset's.
+        error: text of the failure shown on top, escaped; empty for a run that succeeded.
+    """
+    within = folder.name == ATTEMPT_FOLDER
+    home = "../" * (2 + within) + (f"../../{preset}/" if trial else "")
+    links = [("All tables", home + PAGE), ("Executed notebook", NOTEBOOK)]
+    links += [] if error else [("Record", RECORD_FILE)]
+    links += [("The last good run", f"../{PAGE}")] if within and (folder.parent / PAGE).exists() else []
+    body = notebook_body(folder / NOTEBOOK)
+    if not (trial or error):
+        body = body.replace("</h1>", "</h1>" + _answer(table, preset, judge, home), 1)
+    context = {"title": table.title, "css": stylesheet(), "body": body, "error": error, "smoke": preset == "smoke"}
+    return (
+        environment().get_template("page.html.j2").render(context | {"trial": trial, "preset": preset, "links": links})
+    )
+
+
+def _answer(table: Table, preset: Preset, judge: Judge, home: str) -> str:
+    """What the page is about in a few lines: verdicts with their effects, what was run instead of what, the command."""
+    record = judge.measured.records.get(table.id)
+    verdicts = judge.claims_of_table(table.id) if record else []
+    judged = [verdict for verdict in verdicts if verdict.judged is not None]
+    paper = next(paper for paper in PAPERS if paper == table.paper)
+    context = {
+        "shown": judged[:_ANSWERS_SHOWN],
+        "folded": judged[_ANSWERS_SHOWN:],
+        "silent": len(verdicts) - len(judged),
+        "effect": effect_text,
+        "tone": tone,
+        "ran": _ran(record) if record else "",
+        "instead": [x for x in compare_settings(table.id, record)[:2] if x.state == "differs"] if record else [],
+        "command": f"repro run {table.id}" + (f" --preset {preset}" if preset != "smoke" else ""),
+        "claims": f"{home}{claims_file(paper)}#{table.id.replace('/', '-')}",
+        "differences": f"{home}differences.html#{table.id.replace('/', '-')}",
+    }
+    return environment().get_template("answer.html.j2").render(context)
+
+
 # One page per preset: a row per table, made from records only.
 
 PAPER_TITLES = {
@@ -220,6 +288,8 @@ class DashboardRow:
     status: Status
     record: Record | None
     headline: CellComparison | None
+    verdicts: list[tuple[Verdict, int]]
+    """What the claims that rest on it come to, as far as this run can judge them."""
     page_exists: bool
     failed_page: str
     """Page of a failed attempt, relative to the dashboard; empty where the latest run succeeded."""
@@ -243,15 +313,17 @@ def status_of(table: Table, record: Record | None, attempt: Attempt | None, prob
     return Status("✓", "current", "good")
 
 
-def dashboard_row(table: Table, preset: Preset, record: Record | None, problem: str = "") -> DashboardRow:
+def dashboard_row(table: Table, preset: Preset, judge: Judge, problem: str = "") -> DashboardRow:
     """Collect one row; `problem` is why a record that lies there was left out."""
-    folder = table.report(preset)
+    folder, record = table.report(preset), judge.measured.records.get(table.id)
+    verdicts = judge.claims_of_table(table.id) if record and preset != "smoke" else []
     return DashboardRow(
         table=table,
         title=table.title,
         status=status_of(table, record, load_attempt(folder), problem),
         record=record,
-        headline=headline(record) if record else None,
+        headline=shown_cell(record, verdicts) if record else None,
+        verdicts=counts(verdict.judged for verdict in verdicts if verdict.judged),
         page_exists=(folder / PAGE).exists(),
         failed_page=f"{table.id}/{ATTEMPT_FOLDER}/{PAGE}" if (folder / ATTEMPT_FOLDER / PAGE).exists() else "",
     )
@@ -263,13 +335,14 @@ def dashboard_texts(preset: Preset) -> dict[Path, str]:
     records, problems = read_records(folder)
     judge = Judge(records)
     verdicts = {paper: [] if preset == "smoke" else judge.claims(paper) for paper in PAPERS}
-    rows = [dashboard_row(t, preset, records.get(t.id), problems.get(t.id, "")) for t in all_tables()]
+    rows = [dashboard_row(t, preset, judge, problems.get(t.id, "")) for t in all_tables()]
     papers = [(PAPER_TITLES[paper], [row for row in rows if row.table.paper == paper]) for paper in PAPER_ORDER]
     context = {
         "papers": [(title, group) for title, group in papers if group],
         "summaries": [_summary(paper, verdicts[paper]) for paper in PAPERS],
         "pages": page_links()[1:],
         "tone": tone,
+        "cell_name": cell_name,
         "duration": duration,
         "valid": sum(row.record is not None for row in rows),
         "total": len(rows),

@@ -15,7 +15,7 @@ from repro.evidence.sentences import number, short_text
 from repro.evidence.speed import Comparison, SpeedRecord, load_speed_records
 from repro.evidence.statistics import Estimate
 from repro.project import project_root, reports_root
-from repro.report.html import markdown_table, plain, record_tag
+from repro.report.html import cell_name, markdown_table, plain, record_tag
 from repro.report.pages import PAPER_NAMES, claims_file
 from repro.report.summary import effects, summary_figure
 from repro.report.verdict_views import counts, scope_text
@@ -239,10 +239,10 @@ def _record_section(record: Record) -> str:
 
 
 def _cell_row(cell: CellComparison) -> Sequence[str]:
-    axes = ", ".join(f"{name} = {value}" for name, value in cell.setting.items())
-    row = f"{cell.method_label} ({axes})" if axes else cell.method_label
     unit = f" ({cell.unit})" if cell.unit else ""
-    return [plain(text) for text in (row, f"{cell.metric_label}{unit}", cell.published_text, cell.ours_text)]
+    return [
+        plain(text) for text in (cell_name(cell), f"{cell.metric_label}{unit}", cell.published_text, cell.ours_text)
+    ]
 
 
 # The generated parts of `README.md`, each between two markers: results, claims, speed and data.

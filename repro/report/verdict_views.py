@@ -12,14 +12,15 @@ from rich.console import Console
 
 from repro.catalogue import Preset, one_of
 from repro.evidence.claims import Equals
+from repro.evidence.comparison import CellComparison, compare, headline
 from repro.evidence.judgement import SMOKE_REASON, CellVerdict, ClaimVerdict, Judge, write_stated
-from repro.evidence.published import PAPERS, find_metric
+from repro.evidence.published import PAPERS, CellAddress, find_metric
 from repro.evidence.readings import ReadingEffect
 from repro.evidence.record import Record, records_in
 from repro.evidence.sentences import PartVerdict, row_label, short_text
 from repro.evidence.statistics import Verdict
 from repro.project import project_root, reports_root
-from repro.report.html import bullet_list, data_table
+from repro.report.html import bullet_list, cell_name, data_table
 
 # Plots as inline SVG: sharp at any size, no script, with their content as text for those who cannot see them.
 
@@ -207,6 +208,24 @@ def scope_text(verdict: ClaimVerdict) -> str:
     return f"{verdict.judged.label} ({verdict.scope})" if verdict.scope and verdict.judged else ""
 
 
+def effect_text(verdict: ClaimVerdict) -> str:
+    """The deciding comparison with its interval, e.g. "16.00 [7.72, 28.51] %, n = 50: …"; empty where none decides."""
+    part = verdict.deciding
+    if part is None or part.quantity is None:
+        return ""
+    found, unit = part.quantity, find_metric(part.requirement.cells[0]).unit
+    return (
+        f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}] {unit}, n = {found.n}: {short_text(part.requirement)}"
+    )
+
+
+def shown_cell(record: Record, verdicts: Sequence[ClaimVerdict]) -> CellComparison | None:
+    """The number to show for a table: what decides its first judged claim, else that of the paper's own method."""
+    cells = {CellAddress.of(record.id, c.method, c.metric, c.setting): c for c in compare(record) if c.ours is not None}
+    decisive = [address for verdict in verdicts if verdict.deciding for address in verdict.deciding.requirement.cells]
+    return next((cells[address] for address in decisive if address in cells), None) or headline(record)
+
+
 def claim_table(caption: str, verdicts: Sequence[ClaimVerdict]) -> str:
     """The verdict table of a notebook: claim, both answers, and why."""
     rows = [
@@ -280,7 +299,7 @@ def _claim_row(verdict: ClaimVerdict, part: PartVerdict) -> IntervalRow:
 def cell_plot(cells: Sequence[CellVerdict], title: str) -> str:
     """Ours over the paper's, one marker per metric; empty where nothing was measured."""
     points = [
-        Point(cell.published.value, cell.ours.value, cell.ours.low, cell.ours.high, _cell_label(verdict),
+        Point(cell.published.value, cell.ours.value, cell.ours.low, cell.ours.high, cell_name(verdict.cell),
               cell.metric_label)
         for verdict in cells
         if (cell := verdict.cell).published is not None and cell.ours is not None
@@ -293,7 +312,7 @@ def cell_plot(cells: Sequence[CellVerdict], title: str) -> str:
 def cell_rows(cells: Sequence[CellVerdict]) -> list[tuple[str, ...]]:
     """Row, metric, paper, ours, verdict and reason of every printed cell."""
     return [
-        (_cell_label(v), v.cell.metric_label, v.cell.published_text, v.cell.ours_text, v.verdict.label, v.reason)
+        (cell_name(v.cell), v.cell.metric_label, v.cell.published_text, v.cell.ours_text, v.verdict.label, v.reason)
         for v in cells
     ]
 
@@ -318,11 +337,6 @@ def _effect_plot(table: str, reading: str, metric: str, baseline: str, effects: 
     column = find_metric(effects[0].cell)
     title = f"{table}: {column.label}, other options of {reading} minus “{baseline}”"
     return interval_plot(rows, title, f"difference in {column.label} {column.unit}".strip())
-
-
-def _cell_label(verdict: CellVerdict) -> str:
-    axes = ", ".join(f"{name} = {value}" for name, value in verdict.cell.setting.items())
-    return f"{verdict.cell.method_label} ({axes})" if axes else verdict.cell.method_label
 
 
 # Verdicts in the terminal.

@@ -11,8 +11,8 @@ from repro.batch.runner import rebuild_report
 from repro.catalogue import Table
 from repro.files import write_changed
 from repro.project import code_root
-from repro.report.html import plain, with_unique_headings, write_page
-from repro.report.pages import write_dashboard
+from repro.report.html import plain, with_unique_headings
+from repro.report.pages import write_dashboard, write_page
 
 ROOT = code_root()
 COMMITTED = sorted((ROOT / "reports" / "quick").rglob("*.html"))
