@@ -10,11 +10,17 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from repro.project import UserError, project_root, reports_root
-from repro.vocabulary import Preset
+from repro.vocabulary import Paper, Preset
 
 Choice = TypeVar("Choice", bound=str)
 PRESETS: tuple[Preset, ...] = get_args(Preset)
-PAPERS = ("scorecampp", "ega", "dfg")
+PAPERS: tuple[Paper, ...] = get_args(Paper)
+PAPER_NAMES: dict[Paper, str] = {"ega": "EGA", "dfg": "DFG", "scorecampp": "ScoreCAM++"}
+PAPER_TITLES: dict[Paper, str] = {
+    "ega": "Entropy Guided Adversarial Model for Weakly Supervised Object Localization",
+    "dfg": "Discriminative feature generation for classification of imbalanced data",
+    "scorecampp": "Reliable or Deceptive? Investigating Gated Features for Smooth Visual Explanations",
+}
 TRIALS = "trial"
 """Folder below `reports/` of runs whose parameters are not exactly a preset's."""
 
@@ -79,9 +85,9 @@ class Table:
     id: str
 
     @property
-    def paper(self) -> str:
+    def paper(self) -> Paper:
         """`ega`, `dfg` or `scorecampp`."""
-        return self.id.split("/")[0]
+        return one_of("paper", self.id.split("/")[0], PAPERS)
 
     @property
     def notebook(self) -> Path:
@@ -136,7 +142,7 @@ def all_tables() -> list[Table]:
     """Every notebook of the project, paper by paper, tables and figures in natural order."""
     folder = project_root() / "notebooks"
     found = [Table(path.relative_to(folder).with_suffix("").as_posix()) for path in folder.glob("*/*.ipynb")]
-    return sorted((table for table in found if table.paper in PAPERS), key=_order)
+    return sorted((table for table in found if table.id.split("/")[0] in PAPERS), key=_order)
 
 
 def select(names: Sequence[str]) -> list[Table]:

@@ -11,6 +11,9 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 Preset = Literal["smoke", "quick", "paper"]
 """Set of parameter values: plumbing in seconds, real but small data, or the paper's own."""
 
+Paper = Literal["ega", "dfg", "scorecampp"]
+"""Short ids of the three papers."""
+
 DatasetName = Literal[
     "scenes",
     "scenes_two_objects",

@@ -318,19 +318,19 @@ def run_and_report(jobs: Sequence[Job], preset: Preset, jobs_at_once: int, conso
         line += "" if outcome.state in ("unchanged", "interrupted") else f" in {outcome.seconds:.1f} s"
         console.print(line + (f"\n        {outcome.error}" if outcome.error else ""), markup=False)
 
-    runner, status = Runner(jobs_at_once, started, finished), 0
+    runner = Runner(jobs_at_once, started, finished)
     try:
         with stopping_signals(Stop):
             outcomes = runner.run(jobs)
-            status = runner.status or int(not all(outcome.good for outcome in outcomes))
-            from repro.report.pages import write_dashboard
+            if not runner.status:  # told to stop, there is no time for pages: the next call makes them
+                from repro.report.pages import write_dashboard
 
-            write_dashboard(preset)
-            os.utime(dashboard)  # newer than every record, even where its text is the same
+                write_dashboard(preset)
+                os.utime(dashboard)  # newer than every record, even where its text is the same
     except Stop as stop:
         return stop.status
     _summarise(outcomes, dashboard, console)
-    return status
+    return runner.status or int(not all(outcome.good for outcome in outcomes))
 
 
 def _summarise(outcomes: Sequence[Outcome], dashboard: Path, console: Console) -> None:

@@ -13,10 +13,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
+from repro.catalogue import PAPERS
 from repro.evidence.published import (
-    PAPERS,
     CellAddress,
-    Paper,
     StrictModel,
     StrictSetting,
     TableId,
@@ -24,6 +23,7 @@ from repro.evidence.published import (
     smallest_effect,
 )
 from repro.evidence.statistics import Region
+from repro.vocabulary import Paper
 
 Direction = Literal["lower", "higher"]
 Metrics = Annotated[dict[str, Direction], Field(min_length=1)]

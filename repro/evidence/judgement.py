@@ -15,9 +15,10 @@ from typing import Literal
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from repro.catalogue import PAPERS
 from repro.evidence.claims import Claim, Requirement, claims_for, direction_of, load_claims, load_paper_claims
 from repro.evidence.comparison import ONE_TRAINING, CellComparison, Measurements, compare, doubts
-from repro.evidence.published import PAPERS, CellAddress, Paper, published_table, rounding_interval
+from repro.evidence.published import CellAddress, published_table, rounding_interval
 from repro.evidence.record import Record
 from repro.evidence.sentences import PartVerdict, cell_sentence, claim_sentence
 from repro.evidence.settings import Difference, decisive_differences, expected_source, source_differences
@@ -32,7 +33,7 @@ from repro.evidence.statistics import (
 )
 from repro.files import write_text
 from repro.project import UserError
-from repro.vocabulary import Preset
+from repro.vocabulary import Paper, Preset
 
 SMOKE_REASON = "A smoke run checks the plumbing on embedded data; it never gets a verdict."
 PERCENT_MARGIN = 1.0

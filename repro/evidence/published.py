@@ -26,7 +26,8 @@ from pydantic import (
     model_validator,
 )
 
-from repro.vocabulary import cam_method_labels
+from repro.catalogue import PAPERS
+from repro.vocabulary import Paper, cam_method_labels
 
 # What a table cell is called: the address that published numbers, claims and result rows share.
 
@@ -75,8 +76,6 @@ def own_label(method: str) -> str:
     return OWN_METHODS.get(method, method.replace("_", " "))
 
 
-Paper = Literal["ega", "dfg", "scorecampp"]
-PAPERS: tuple[Paper, ...] = ("ega", "dfg", "scorecampp")
 StrictSetting = dict[str, StrictBool | StrictInt | StrictFloat | StrictStr]
 TableId = Annotated[str, Field(pattern=r"^(ega|dfg|scorecampp)/[a-z0-9_]+$")]
 

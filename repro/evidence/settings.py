@@ -15,9 +15,11 @@ from typing import Any, Literal
 import yaml
 from pydantic import StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
 
-from repro.evidence.published import PAPERS, CellAddress, Paper, PublishedTable, StrictModel, TableId, find_table
+from repro.catalogue import PAPERS
+from repro.evidence.published import CellAddress, PublishedTable, StrictModel, TableId, find_table
 from repro.evidence.readings import option_name
 from repro.evidence.record import Record, Row
+from repro.vocabulary import Paper
 
 Origin = Literal["stated", "inferred", "ours"]
 State = Literal["same", "differs", "not recorded"]

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repro.catalogue import PAPERS as PAPER_ORDER
-from repro.catalogue import Preset, Table, all_tables
+from repro.catalogue import PAPER_NAMES, PAPER_TITLES, PAPERS, Preset, Table, all_tables
 from repro.evidence.claims import load_paper_claims
 from repro.evidence.comparison import CellComparison
 from repro.evidence.judgement import ClaimVerdict, Judge, comparison_note, discovery_note, table_title, tables_of
 from repro.evidence.provenance import inputs_hash
-from repro.evidence.published import PAPERS, Paper, load_published
+from repro.evidence.published import load_published
 from repro.evidence.readings import load_readings, option_name, options_run, reading_effects
 from repro.evidence.record import (
     ATTEMPT_FOLDER,
@@ -27,12 +26,12 @@ from repro.evidence.record import (
     records_in,
 )
 from repro.evidence.settings import compare_settings
-from repro.evidence.statistics import Verdict
 from repro.files import write_changed, write_text
 from repro.parameters import is_trial
 from repro.project import reports_root
 from repro.report.html import cell_name, duration, environment, notebook_body, stylesheet
 from repro.report.verdict_views import (
+    Counts,
     cell_plot,
     cell_rows,
     claim_plots,
@@ -41,10 +40,11 @@ from repro.report.verdict_views import (
     effect_text,
     short_id,
     shown_cell,
+    tally,
     tone,
 )
+from repro.vocabulary import Paper
 
-PAPER_NAMES: dict[Paper, str] = {"ega": "EGA", "dfg": "DFG", "scorecampp": "ScoreCAM++"}
 DataSets = Sequence[Mapping[str, str]]
 NOT_CURRENT = "No record of this table under this preset."
 
@@ -56,9 +56,9 @@ class PaperSummary:
     name: str
     href: str
     claims: int
-    own: list[tuple[Verdict, int]]
+    own: Counts
     """In the paper's own setting."""
-    judged: list[tuple[Verdict, int]]
+    judged: Counts
     """In our data, or over the part that was measured."""
 
 
@@ -102,13 +102,7 @@ def page_links() -> list[tuple[str, str]]:
 
 
 def _summary(paper: Paper, verdicts: Sequence[ClaimVerdict]) -> PaperSummary:
-    return PaperSummary(
-        name=PAPER_NAMES[paper],
-        href=claims_file(paper),
-        claims=len(load_paper_claims(paper).claims),
-        own=counts(verdict.verdict for verdict in verdicts),
-        judged=counts(verdict.judged for verdict in verdicts if verdict.scope),
-    )
+    return PaperSummary(PAPER_NAMES[paper], claims_file(paper), len(load_paper_claims(paper).claims), *tally(verdicts))
 
 
 def _page(file: str, template: str, preset: Preset, title: str, context: Mapping[str, Any]) -> dict[Path, str]:
@@ -119,12 +113,12 @@ def _page(file: str, template: str, preset: Preset, title: str, context: Mapping
 
 def _claims_page(preset: Preset, paper: Paper, judge: Judge, verdicts: Sequence[ClaimVerdict]) -> dict[Path, str]:
     folder = reports_root() / preset
-    contents = load_paper_claims(paper)
+    contents, (own, judged) = load_paper_claims(paper), tally(verdicts)
     context = {
         "claims": contents.claims,
         "not_encoded": contents.not_encoded,
-        "own": counts(verdict.verdict for verdict in verdicts),
-        "judged": counts(verdict.judged for verdict in verdicts if verdict.scope),
+        "own": own,
+        "judged": judged,
         "plots": claim_plots(verdicts),
         "discoveries": discovery_note(verdicts),
         "sections": [_section(folder, table, judge, verdicts) for table in tables_of(paper)] if verdicts else [],
@@ -244,7 +238,6 @@ def _answer(table: Table, preset: Preset, judge: Judge, home: str) -> str:
     record = judge.measured.records.get(table.id)
     verdicts = judge.claims_of_table(table.id) if record else []
     judged = [verdict for verdict in verdicts if verdict.judged is not None]
-    paper = next(paper for paper in PAPERS if paper == table.paper)
     context = {
         "shown": judged[:_ANSWERS_SHOWN],
         "folded": judged[_ANSWERS_SHOWN:],
@@ -254,19 +247,13 @@ def _answer(table: Table, preset: Preset, judge: Judge, home: str) -> str:
         "ran": _ran(record) if record else "",
         "instead": [x for x in compare_settings(table.id, record)[:2] if x.state == "differs"] if record else [],
         "command": f"repro run {table.id}" + (f" --preset {preset}" if preset != "smoke" else ""),
-        "claims": f"{home}{claims_file(paper)}#{table.id.replace('/', '-')}",
+        "claims": f"{home}{claims_file(table.paper)}#{table.id.replace('/', '-')}",
         "differences": f"{home}differences.html#{table.id.replace('/', '-')}",
     }
     return environment().get_template("answer.html.j2").render(context)
 
 
 # One page per preset: a row per table, made from records only.
-
-PAPER_TITLES = {
-    "scorecampp": "ScoreCAM++ — Reliable or Deceptive? Investigating Gated Features for Smooth Visual Explanations",
-    "ega": "EGA — Entropy Guided Adversarial Model for Weakly Supervised Object Localization",
-    "dfg": "DFG — Discriminative feature generation for classification of imbalanced data",
-}
 
 
 @dataclass(frozen=True)
@@ -288,7 +275,7 @@ class DashboardRow:
     status: Status
     record: Record | None
     headline: CellComparison | None
-    verdicts: list[tuple[Verdict, int]]
+    verdicts: Counts
     """What the claims that rest on it come to, as far as this run can judge them."""
     page_exists: bool
     failed_page: str
@@ -336,7 +323,8 @@ def dashboard_texts(preset: Preset) -> dict[Path, str]:
     judge = Judge(records)
     verdicts = {paper: [] if preset == "smoke" else judge.claims(paper) for paper in PAPERS}
     rows = [dashboard_row(t, preset, judge, problems.get(t.id, "")) for t in all_tables()]
-    papers = [(PAPER_TITLES[paper], [row for row in rows if row.table.paper == paper]) for paper in PAPER_ORDER]
+    papers = [(f"{PAPER_NAMES[paper]} — {PAPER_TITLES[paper]}", [row for row in rows if row.table.paper == paper])
+              for paper in PAPERS]  # fmt: skip
     context = {
         "papers": [(title, group) for title, group in papers if group],
         "summaries": [_summary(paper, verdicts[paper]) for paper in PAPERS],

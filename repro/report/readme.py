@@ -6,19 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
 
-from repro.catalogue import Preset, all_tables
+from repro.catalogue import PAPER_NAMES, PAPERS, Preset, all_tables
 from repro.evidence.comparison import CellComparison, compare, run_unit
 from repro.evidence.judgement import Judge, discovery_note, table_title
-from repro.evidence.published import PAPERS, Paper, find_metric, find_table
+from repro.evidence.published import find_metric, find_table
 from repro.evidence.record import Record, read_records, records_in
 from repro.evidence.sentences import number, short_text
 from repro.evidence.speed import Comparison, SpeedRecord, load_speed_records
 from repro.evidence.statistics import Estimate
 from repro.project import project_root, reports_root
 from repro.report.html import cell_name, markdown_table, plain, record_tag
-from repro.report.pages import PAPER_NAMES, claims_file
+from repro.report.pages import claims_file
 from repro.report.summary import effects, summary_figure
-from repro.report.verdict_views import counts, scope_text
+from repro.report.verdict_views import in_words, scope_text, tally
+from repro.vocabulary import Paper
 
 _RESULTS = ("table", "what the paper says", "what we find, in our data", "n", "page")
 _CLAIMS = ("paper", "claims", "in the paper's setting", "in our data, or over the measured part")
@@ -43,9 +44,7 @@ def claims_table(preset: Preset, judge: Judge) -> str:
     rows = []
     for paper in PAPERS:
         verdicts = judge.claims(paper)
-        own = counts(verdict.verdict for verdict in verdicts)
-        judged = counts(verdict.judged for verdict in verdicts if verdict.scope)
-        words = [", ".join(f"{count} {verdict.word}" for verdict, count in found) or "–" for found in (own, judged)]
+        words = [in_words(found) for found in tally(verdicts)]
         rows.append([f"[{PAPER_NAMES[paper]}](reports/{preset}/{claims_file(paper)})", str(len(verdicts)), *words])
     return markdown_table(_CLAIMS, rows)
 
@@ -203,13 +202,11 @@ def _preset_section(preset: Preset) -> str:
 
 def _paper_section(paper: Paper, judge: Judge) -> str:
     verdicts = judge.claims(paper)
-    own = ", ".join(f"{count} {verdict.word}" for verdict, count in counts(v.verdict for v in verdicts))
-    judged = ", ".join(f"{count} {verdict.word}" for verdict, count in counts(v.judged for v in verdicts if v.scope))
-    lines = [f"### {paper}\n", f"{len(verdicts)} claims in the paper's setting: {own}.\n"]
+    own, judged = tally(verdicts)
+    lines = [f"### {paper}\n", f"{len(verdicts)} claims in the paper's setting: {in_words(own)}.\n"]
     if judged:
-        lines.append(
-            f"In our data, or over the part that was measured: {judged}. {discovery_note(verdicts)}".strip() + "\n"
-        )
+        text = f"In our data, or over the part that was measured: {in_words(judged)}. {discovery_note(verdicts)}"
+        lines.append(text.strip() + "\n")
     shown = [v for v in verdicts if v.judged is not None]
     rows = [
         [plain(cell) for cell in (v.claim.id, v.claim.quote, v.verdict.label, scope_text(v) or "–", v.reason)]

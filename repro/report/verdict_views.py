@@ -10,11 +10,11 @@ from html import escape
 
 from rich.console import Console
 
-from repro.catalogue import Preset, one_of
+from repro.catalogue import PAPERS, Preset, one_of
 from repro.evidence.claims import Equals
 from repro.evidence.comparison import CellComparison, compare, headline
 from repro.evidence.judgement import SMOKE_REASON, CellVerdict, ClaimVerdict, Judge, write_stated
-from repro.evidence.published import PAPERS, CellAddress, find_metric
+from repro.evidence.published import CellAddress, find_metric
 from repro.evidence.readings import ReadingEffect
 from repro.evidence.record import Record, records_in
 from repro.evidence.sentences import PartVerdict, row_label, short_text
@@ -250,10 +250,23 @@ def notebook_verdicts(record: Record) -> str:
     return claim_table(f"Claims that rest on {record.title}", verdicts)
 
 
-def counts(verdicts: Iterable[Verdict | None]) -> list[tuple[Verdict, int]]:
+Counts = list[tuple[Verdict, int]]
+
+
+def counts(verdicts: Iterable[Verdict | None]) -> Counts:
     """How often each verdict occurs, in a fixed order, without those that do not."""
     found = Counter(verdicts)
     return [(verdict, found[verdict]) for verdict in Verdict if found[verdict]]
+
+
+def tally(verdicts: Sequence[ClaimVerdict]) -> tuple[Counts, Counts]:
+    """Counts of both answers: in the paper's setting; in our data, or over the part that was measured."""
+    return counts(v.verdict for v in verdicts), counts(v.judged for v in verdicts if v.scope)
+
+
+def in_words(found: Counts) -> str:
+    """E.g. "6 supported, 2 contradicted"; a dash where there is nothing to count."""
+    return ", ".join(f"{count} {verdict.word}" for verdict, count in found) or "–"
 
 
 def claim_plots(verdicts: Sequence[ClaimVerdict]) -> list[str]:
@@ -362,11 +375,10 @@ def print_verdicts(preset: Preset, papers: Sequence[str], console: Console) -> N
         silent = sum(verdict.judged is None for verdict in verdicts)
         if silent:
             console.print(f"  {silent} more claims cannot be judged by these records.", markup=False)
-        own = ", ".join(f"{count} {verdict.word}" for verdict, count in counts(v.verdict for v in verdicts))
-        console.print(f"  in the paper's setting: {own}", markup=False)
-        judged = ", ".join(f"{n} {verdict.word}" for verdict, n in counts(v.judged for v in verdicts if v.scope))
+        own, judged = tally(verdicts)
+        console.print(f"  in the paper's setting: {in_words(own)}", markup=False)
         if judged:
-            console.print(f"  in our data, or over the measured part: {judged}", markup=False)
+            console.print(f"  in our data, or over the measured part: {in_words(judged)}", markup=False)
 
 
 def state_verdicts(preset: Preset) -> str:

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from repro.catalogue import PAPERS
 from repro.evidence.comparison import sample_key
 from repro.evidence.provenance import Provenance
-from repro.evidence.published import PAPERS, CellAddress, PublishedCell, PublishedTable, load_published
+from repro.evidence.published import CellAddress, PublishedCell, PublishedTable, load_published
 from repro.evidence.record import Record, Row
 from repro.evidence.settings import expected_source
 from repro.parameters import parameters_hash

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from repro.catalogue import PAPERS
 from repro.evidence.claims import Claim, Exceeds, claims_for, load_claims, load_paper_claims
-from repro.evidence.published import PAPERS, CellAddress, load_published, published_table, rounding_interval
+from repro.evidence.published import CellAddress, load_published, published_table, rounding_interval
 from repro.evidence.statistics import Estimate, decide, interval_difference
 
 CLAIMS = [claim for paper in PAPERS for claim in load_claims(paper)]

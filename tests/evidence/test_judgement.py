@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_records import SEEDS, make_record, moved, printed_records, sampled
 
+from repro.catalogue import PAPERS
 from repro.evidence.claims import load_claims
 from repro.evidence.comparison import Measurements, compare, sample_key
 from repro.evidence.judgement import Judge, comparison_note
-from repro.evidence.published import PAPERS, CellAddress
+from repro.evidence.published import CellAddress
 from repro.evidence.readings import reading_effects
 from repro.evidence.record import Row
 from repro.evidence.statistics import Verdict

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from repro.catalogue import PAPERS
 from repro.evidence.published import (
-    PAPERS,
     PublishedTable,
     load_published,
     published_table,

@@ -7,7 +7,8 @@ import pytest
 from ledger import drift, unlisted_fields
 from pydantic import BaseModel, ValidationError
 
-from repro.evidence.published import PAPERS, load_published
+from repro.catalogue import PAPERS
+from repro.evidence.published import load_published
 from repro.evidence.readings import (
     Reading,
     load_readings,

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from synthetic_records import exact_rows, make_record
 
-from repro.catalogue import all_tables
-from repro.evidence.published import PAPERS, load_published, published_table
+from repro.catalogue import PAPERS, all_tables
+from repro.evidence.published import load_published, published_table
 from repro.evidence.settings import (
     PaperSettings,
     compare_settings,
