@@ -7,18 +7,16 @@ from pathlib import Path
 from textwrap import shorten
 
 from repro.catalogue import PAPER_NAMES, PAPERS, Preset, all_tables
-from repro.evidence.comparison import CellComparison, compare, run_unit
+from repro.evidence.comparison import CellComparison, compare
 from repro.evidence.judgement import Judge, discovery_note, table_title
-from repro.evidence.published import find_metric, find_table
+from repro.evidence.published import find_table
 from repro.evidence.record import Record, read_records, records_in
-from repro.evidence.sentences import number, short_text
 from repro.evidence.speed import Comparison, SpeedRecord, load_speed_records
-from repro.evidence.statistics import Estimate
 from repro.project import project_root, reports_root
 from repro.report.html import cell_name, markdown_table, plain, record_tag
 from repro.report.pages import claims_file
 from repro.report.summary import effects, summary_figure
-from repro.report.verdict_views import in_words, scope_text, tally
+from repro.report.verdict_views import count_text, effect_text, in_words, scope_text, tally
 from repro.vocabulary import Paper
 
 _RESULTS = ("table", "what the paper says", "what we find, in our data", "n", "page")
@@ -56,21 +54,10 @@ def _result_row(id: str, preset: Preset, judge: Judge) -> list[str] | None:
         return None
     verdict, part = min(found, key=lambda pair: len({c.table for p in pair[0].parts for c in p.requirement.cells}))
     assert part.quantity is not None and part.judged is not None
-    doubt = f" ({part.quantity.doubt})" if part.quantity.doubt else ""
-    unit = find_metric(part.requirement.cells[0]).unit
-    effect = f"**{part.judged.word}** — {short_text(part.requirement)}: {number(part.quantity, unit)}{doubt}"
+    effect = f"**{part.judged.word}** — {effect_text(part)}"
     quote = shorten(verdict.claim.quote, 96, placeholder=" …")
     page = f"[page](reports/{preset}/{id}/index.html)"
-    return [f"`{id}`", f"“{plain(quote)}”", plain(effect), _count(part.quantity, judge.measured.records[id]), page]
-
-
-def _count(quantity: Estimate, record: Record) -> str:
-    """What stands behind an interval, e.g. "3 seeds × 500 images"."""
-    spread = quantity.spread
-    if spread is None:
-        return str(quantity.n)
-    counted = [f"{spread.seeds} {run_unit(record)}"] if spread.seeds > 1 else []
-    return " × ".join([*counted, f"{spread.images} images"] if spread.images else counted) or str(quantity.n)
+    return [f"`{id}`", f"“{plain(quote)}”", plain(effect), count_text(part.quantity, judge.measured.records[id]), page]
 
 
 # The README's speed tables, made from the committed records of the benchmarks.

@@ -12,13 +12,13 @@ from rich.console import Console
 
 from repro.catalogue import PAPERS, Preset, one_of
 from repro.evidence.claims import Equals
-from repro.evidence.comparison import CellComparison, compare, headline
+from repro.evidence.comparison import CellComparison, compare, headline, run_unit
 from repro.evidence.judgement import SMOKE_REASON, CellVerdict, ClaimVerdict, Judge, write_stated
 from repro.evidence.published import CellAddress, find_metric
 from repro.evidence.readings import ReadingEffect
 from repro.evidence.record import Record, records_in
-from repro.evidence.sentences import PartVerdict, row_label, short_text
-from repro.evidence.statistics import Verdict
+from repro.evidence.sentences import PartVerdict, number, row_label, short_text
+from repro.evidence.statistics import Estimate, Verdict
 from repro.project import project_root, reports_root
 from repro.report.html import bullet_list, cell_name, data_table
 
@@ -208,15 +208,22 @@ def scope_text(verdict: ClaimVerdict) -> str:
     return f"{verdict.judged.label} ({verdict.scope})" if verdict.scope and verdict.judged else ""
 
 
-def effect_text(verdict: ClaimVerdict) -> str:
-    """The deciding comparison with its interval, e.g. "16.00 [7.72, 28.51] %, n = 50: …"; empty where none decides."""
-    part = verdict.deciding
+def effect_text(part: PartVerdict | None) -> str:
+    """A deciding comparison with its interval, "A vs B, Average Drop: 16.00 [7.72, 28.51] %"; empty without one."""
     if part is None or part.quantity is None:
         return ""
-    found, unit = part.quantity, find_metric(part.requirement.cells[0]).unit
-    return (
-        f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}] {unit}, n = {found.n}: {short_text(part.requirement)}"
-    )
+    doubt = f" ({part.quantity.doubt})" if part.quantity.doubt else ""
+    unit = find_metric(part.requirement.cells[0]).unit
+    return f"{short_text(part.requirement)}: {number(part.quantity, unit)}{doubt}"
+
+
+def count_text(quantity: Estimate, record: Record) -> str:
+    """What stands behind an interval, e.g. "3 seeds × 500 images"."""
+    spread = quantity.spread
+    if spread is None:
+        return str(quantity.n)
+    counted = [f"{spread.seeds} {run_unit(record)}"] if spread.seeds > 1 else []
+    return " × ".join([*counted, f"{spread.images} images"] if spread.images else counted) or str(quantity.n)
 
 
 def shown_cell(record: Record, verdicts: Sequence[ClaimVerdict]) -> CellComparison | None:
