@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import shutil
 import sys
 import tempfile
@@ -174,19 +175,32 @@ def _staging(root: Path, name: str) -> Iterator[Path]:
 
 def _fill(entry: DatasetEntry, source: Path | None, staging: Path, progress: Progress | None) -> None:
     """Put the contents of the first complete edition into `staging`, with a manifest."""
-    records = []
+    records: list[FileRecord] = []
     paths = _download(entry, staging / ".download", progress) if source is None else _find_archives(entry, source)
     for archive, path in paths:
-        target = staging / archive.into
-        if archive.at_most is not None:
-            written = unpack(path, target, (archive.at_most[0], archive.at_most[1]), archive.only, progress=progress)
-        else:
-            with path.open("rb") as stream:
-                written = [write_stream(stream, target, archive.file)]
+        written = _place(archive, path, staging / archive.into, progress)
         prefix = f"{archive.into}/" if archive.into else ""
         records += [record._replace(path=prefix + record.path) for record in written]
     shutil.rmtree(staging / ".download", ignore_errors=True)
     write_text(staging / MANIFEST, "".join(f"{r.path}\t{r.size}\t{r.sha256}\n" for r in records))
+    known = {archive.file: archive.sha256 for archives in entry.editions.values() for archive in archives}
+    for record in records:
+        if known.get(record.path) not in (None, record.sha256):
+            raise PrepareError(f"{record.path} of {entry.name!r} came out with another content than is registered")
+
+
+def _place(archive: Archive, path: Path, target: Path, progress: Progress | None) -> list[FileRecord]:
+    """Unpack, convert or copy one archive into `target`."""
+    if archive.at_most is not None:
+        files, size = archive.at_most
+        return unpack(path, target, (files, size), archive.only, 1 if archive.tree else 0, progress)
+    if archive.becomes is not None:
+        from repro.data.origins import CONVERTERS
+
+        converted = CONVERTERS[archive.becomes](path.read_bytes())
+        return [write_stream(io.BytesIO(converted), target, archive.becomes)]
+    with path.open("rb") as stream:
+        return [write_stream(stream, target, archive.file)]
 
 
 def _find_archives(entry: DatasetEntry, source: Path) -> list[tuple[Archive, Path]]:
@@ -207,13 +221,15 @@ def _match(archives: list[Archive], source: Path) -> tuple[list[tuple[Archive, P
     found, lacking = [], []
     for archive in archives:
         candidates = sorted(path for path in source.rglob(archive.file) if path.is_file())
+        if archive.tree is not None:
+            candidates += sorted(path for path in source.rglob(archive.tree) if path.is_dir())
         match = next((path for path in candidates if _checksum_ok(archive, path)), None)
         if match is not None:
             found.append((archive, match))
         elif candidates:
             lacking.append(f"{archive.file} is there but its checksum is wrong (damaged or another data set's)")
         else:
-            lacking.append(f"{archive.file} is missing")
+            lacking.append(f"{archive.file} is missing" + (f", and so is a folder {archive.tree}" * bool(archive.tree)))
     return found, lacking
 
 

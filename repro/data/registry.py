@@ -34,6 +34,11 @@ class Archive(_Strict):
     """Published or measured checksum; with neither, any content is taken and contents are counted."""
     url: str | None = None
     """Where it can be fetched without a form to fill in, or None."""
+    tree: str | None = None
+    """Folder that a clone of the publisher's repository makes, taken as it is; the packed tree (`file`) carries such a
+    folder around its files."""
+    becomes: str | None = None
+    """Name of the file that `origins.CONVERTERS` makes of it; None where it is used as it is."""
     only: str = "*"
     """Glob of the members to unpack."""
     into: str = ""
