@@ -46,8 +46,8 @@ def change(monkeypatch, **fields) -> None:
 @pytest.fixture
 def source(tmp_path, monkeypatch):
     """A folder holding the archive of a ten-image `dogs_vs_cats`; the registry knows its checksum."""
-    folder = trees.dogs_vs_cats(tmp_path / "made", 5)
-    members = {f"train/{p.name}": p.read_bytes() for p in sorted((folder / "train").iterdir())}
+    trees.dogs_vs_cats(tmp_path / "made", 5)
+    members = {f"train/{p.name}": p.read_bytes() for p in sorted((tmp_path / "made/dogs_vs_cats/train").iterdir())}
     (tmp_path / "archives/deep").mkdir(parents=True)
     archive = tar_of(tmp_path / "archives/deep/pets.tar", members)
     known = Archive(file="pets.tar", sha256=file_hash(archive), at_most=[10, 10**6])

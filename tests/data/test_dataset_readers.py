@@ -7,16 +7,37 @@ import dataset_trees as trees
 import numpy as np
 import pytest
 import torch
+from scipy.io import loadmat, savemat
 
 from repro.data import label_map, load_dataset, readers
 from repro.data.images import CIFAR10, STL10
 from repro.data.listing import DamagedFileError, UnknownSplitError, class_balanced_draw
+from repro.data.load import READERS
 from repro.data.registry import ENTRIES, UnknownDatasetError
 
 
 def load(name, root, **options):
     """Load from a tree that is smaller than the published set, so counts do not match."""
     return load_dataset(name, root=root, on_bad_image="skip", **options)
+
+
+@pytest.mark.parametrize("name", sorted(trees.TREES))
+def test_every_published_format(name, tmp_path):
+    """All splits of every stored set: counts, geometry, labels, and no image in two of them."""
+    counts, entry, seen = trees.TREES[name](tmp_path), ENTRIES[name], set()
+    assert set(counts) == {*entry.splits, *entry.by_hand}
+    for split, count in counts.items():
+        images = load(name, tmp_path, split=split, size=32 if entry.size == 224 else None)
+        assert len(images) == count and not images.skipped and images.images.float().std() > 1
+        assert images.images.shape[-1] == (32 if entry.size == 224 else entry.size)
+        boxed = name in ("cub", "tiny_imagenet") or (name == "ilsvrc" and split != "train")
+        assert (images.boxes is not None) == boxed
+        assert (images.masks is not None) == ((entry.masks and split != "train") or name == "oxford_pets")
+        pixels = {image.numpy().tobytes() for image in images.images}
+        assert len(pixels) == count and (name == "oxford_pets" or not seen & pixels)  # its tree has one set of images
+        seen |= pixels
+        assert load(name, tmp_path, split=split, limit=1, size=images.images.shape[-1]).ids[0] in images.ids
+    assert set(trees.TREES) | {"digits"} == set(READERS)
 
 
 def test_mnist_family(tmp_path):
@@ -71,62 +92,57 @@ def test_cifar10_and_stl10_binaries(tmp_path):
 
 
 def test_svhn_ten_is_zero(tmp_path):
-    images = trees.svhn(tmp_path)
-    loaded = load("svhn", tmp_path)
-    assert loaded.labels.tolist() == [0, 1, 9]
-    assert np.array_equal(loaded.images.permute(0, 2, 3, 1).numpy(), images)
+    trees.svhn(tmp_path)
+    path, loaded = tmp_path / "svhn/test_32x32.mat", load("svhn", tmp_path)
+    content = loadmat(path)
+    assert loaded.labels.tolist() == list(range(10))
+    assert np.array_equal(loaded.images.numpy(), content["X"].transpose(3, 2, 0, 1))
+    for labels in (content["y"] + 1, content["y"] * 0, content["y"] * 0.5):
+        savemat(path, {"X": content["X"], "y": labels})
+        with pytest.raises(DamagedFileError, match="labels 1 to 10"):
+            load("svhn", tmp_path)
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(DamagedFileError, match="no SVHN file"):
+        load("svhn", tmp_path)
 
 
-def test_class_folders(tmp_path):
-    for name in ("cat", "frog"):
-        trees.save_image(tmp_path / f"cifar10_jpg/test/{name}/0001.jpg", size=(32, 32))
-        trees.save_image(tmp_path / f"cinic10/valid/{name}/cifar10-train-1.png", size=(32, 32))
-    assert load("cifar10_jpg", tmp_path).labels.tolist() == [3, 6]
-    assert load("cinic10", tmp_path, split="val").ids == ["cat/cifar10-train-1.png", "frog/cifar10-train-1.png"]
-    (tmp_path / "cifar10_jpg/test/zebra").mkdir()
+def test_class_folders_of_unknown_classes_are_refused(tmp_path):
+    trees.cifar10_jpg(tmp_path)
+    assert load("cifar10_jpg", tmp_path).labels.tolist() == list(range(10))
     trees.save_image(tmp_path / "cifar10_jpg/test/zebra/1.jpg")
     with pytest.raises(DamagedFileError, match="zebra"):
         load("cifar10_jpg", tmp_path)
 
 
-def test_caltech256_splits_are_disjoint(tmp_path):
-    for number in range(90):
-        for name in ("001.ak47", "257.clutter"):
-            trees.save_image(tmp_path / f"caltech256/256_ObjectCategories/{name}/{number:04}.jpg", size=(8, 8))
+def test_caltech256_takes_60_and_20_of_each_class(tmp_path):
+    trees.caltech256(tmp_path)
     train, test = (readers.caltech256(tmp_path / "caltech256", split) for split in ("train", "test"))
-    assert (len(train.ids), len(test.ids)) == (120, 40) and not set(train.ids) & set(test.ids)
-    assert train.classes == ["ak47", "clutter"] and np.bincount(test.labels).tolist() == [20, 20]
+    assert train.classes == ["ak47", "clutter"] and np.bincount(train.labels).tolist() == [60, 60]
+    assert np.bincount(test.labels).tolist() == [20, 20]
 
 
-def test_food101(tmp_path):
-    base = tmp_path / "food101/food-101"
-    trees.write_lines(base / "meta/classes.txt", ["apple_pie", "baklava"])
-    trees.write_lines(base / "meta/test.txt", ["baklava/12", "apple_pie/3"])
-    for name in ("baklava/12", "apple_pie/3"):
-        trees.save_image(base / f"images/{name}.jpg")
+def test_food101_follows_its_lists(tmp_path):
+    trees.food101(tmp_path)
     loaded = load("food101", tmp_path, size=20)
     assert loaded.ids == ["baklava/12", "apple_pie/3"] and loaded.labels.tolist() == [1, 0]
 
 
 def test_dogs_vs_cats_split(tmp_path):
     trees.dogs_vs_cats(tmp_path)
-    train, test = load("dogs_vs_cats", tmp_path, split="train"), load("dogs_vs_cats", tmp_path)
+    test = load("dogs_vs_cats", tmp_path, size=16)
     assert test.ids == ["cat.0.jpg", "cat.5.jpg", "dog.0.jpg", "dog.5.jpg"] and test.labels.tolist() == [0, 0, 1, 1]
-    assert len(train) == 16 and not set(train.ids) & set(test.ids) and train.images.shape[2:] == (224, 224)
 
 
 def test_imagenet_index_is_the_position_among_all_synsets(tmp_path):
     assert len(readers.synsets()) == len(set(readers.imagenet_classes())) == 1000
     assert readers.synsets() == sorted(readers.synsets())
-    for name in ("n01440764_tench", "n15075141_toilet_tissue"):
-        trees.save_image(tmp_path / f"imagenet_sample/{name}.JPEG")
-        trees.save_image(tmp_path / f"imagenet/val/{name.split('_')[0]}/ILSVRC2012_val_1.JPEG")
-        trees.save_image(tmp_path / f"ilsvrc/train/{name.split('_')[0]}/{name[:9]}_1.JPEG")
-    trees.write_lines(tmp_path / "wsol_metadata/MANIFEST.tsv", [])
-    for dataset, split in (("imagenet_sample", "test"), ("imagenet", "test"), ("ilsvrc", "train")):
-        loaded = load(dataset, tmp_path, split=split)
+    for name, split in (("imagenet_sample", "test"), ("imagenet", "test"), ("ilsvrc", "train")):
+        trees.TREES[name](tmp_path)
+        loaded = load(name, tmp_path, split=split)
         assert loaded.labels.tolist() == [0, 999] and loaded.boxes is None
         assert [loaded.classes[i] for i in loaded.labels] == ["tench", "toilet tissue"]
+    inclusive = load("ilsvrc", tmp_path, size=40, fit="pad")
+    assert inclusive.boxes[0].tolist() == [[0, 5, 40, 35], [5, 11, 8, 14]]
 
 
 def test_tiny_imagenet_boxes_become_half_open(tmp_path):
