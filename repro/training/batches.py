@@ -186,7 +186,8 @@ class Batches:
         self._data, self._settings, self._seed, self._device = data, settings, seed, device
         self._images = data.images.to(device) if _fits(data.images, device) else data.images
         self._labels = data.labels.to(device)
-        self._order: tuple[int, Int[Tensor, " n"]] = (-1, torch.empty(0, dtype=torch.int64))
+        self._epoch = -1
+        self._orders: dict[str, Int[Tensor, " n"]] = {}
         self._ahead: tuple[int, Future[Tensor]] | None = None
         self._reader = ThreadPoolExecutor(1) if device.type != self._images.device.type else None
 
@@ -201,21 +202,25 @@ class Batches:
 
     def indices(self, step: int) -> Int[Tensor, " n"]:
         """Positions in the image set of this process's share of a step."""
+        return self._positions(step, torch.device("cpu"))
+
+    def _positions(self, step: int, device: torch.device) -> Int[Tensor, " n"]:
         epoch, within = divmod(step, self.steps_per_epoch)
-        if self._order[0] != epoch:
-            self._order = (epoch, order_of_epoch(len(self._data), seed_of(self._seed, 0, epoch)))
+        if self._epoch != epoch:
+            order = order_of_epoch(len(self._data), seed_of(self._seed, 0, epoch))
+            self._epoch, self._orders = epoch, {"cpu": order, self._device.type: order.to(self._device)}
         size = self._settings.batch_size
-        return self._order[1][within * size : (within + 1) * size][self.share.rows]
+        return self._orders[device.type][within * size : (within + 1) * size][self.share.rows]
 
     def at(self, step: int, random: StepRandom) -> Batch:
         """The augmented, normalised batch of a step; `random` is read first for crops and flips."""
-        labels = self._labels[self.indices(step).to(self._device, non_blocking=True)]
+        labels = self._labels[self._positions(step, self._device)]
         pixels = augment(self._pixels(step), random, self._settings)
         return Batch(normalised(pixels, self._settings), labels, target=labels)
 
     def _pixels(self, step: int) -> UInt8[Tensor, "n 3 h w"]:
         if self._reader is None:
-            return self._images[self.indices(step).to(self._images.device, non_blocking=True)]
+            return self._images[self._positions(step, self._images.device)]
         ahead = self._ahead if self._ahead and self._ahead[0] == step else None
         images = (ahead[1] if ahead else self._reader.submit(self._read, self.indices(step))).result()
         self._ahead = (step + 1, self._reader.submit(self._read, self.indices(step + 1)))

@@ -1,5 +1,7 @@
 """The attack stays in its ball, leaves the network alone and raises the loss."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -93,6 +95,16 @@ def test_no_weight_gradient_is_computed(monkeypatch: pytest.MonkeyPatch) -> None
     network.register_forward_pre_hook(lambda *_: needed.extend(w.requires_grad for w in network.parameters()))
     pgd_attack(network, torch.randn(2, 3, 32, 32), torch.tensor([0, 1]), AttackSettings())
     assert needed and not any(needed)
+
+
+def test_the_attack_is_that_of_float32_also_in_a_bfloat16_training() -> None:
+    network, images, labels = dual_network().eval(), torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0])
+    attack = AttackSettings(random_start=False)
+    expected = pgd_attack(network, images, labels, attack)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(pgd_attack(network, images, labels, attack), expected)
+        rounded = pgd_attack(network, images, labels, replace(attack, precision="training"))
+    assert (rounded != expected).float().mean() > 0.02
 
 
 def test_the_attack_goes_through_the_auxiliary_half() -> None:
