@@ -172,9 +172,14 @@ def train_ega_tables(
 
     The notebook run afterwards finds them in the run store. An interrupted command continues where it was.
     """
+    values = _values(f"ega/{table}", preset, set_)
+    if values.get("batch_size", devices) < devices:
+        raise UserError(
+            f"batch_size {values['batch_size']} leaves some of {devices} devices without an image; "
+            "raise batch_size or use fewer devices"
+        )
     if devices > 1 and not _launched():
         raise typer.Exit(_torchrun(devices))
-    values = _values(f"ega/{table}", preset, set_)
     from repro.studies.ega import train_trials
 
     train_trials(f"ega/{table}", values, devices)

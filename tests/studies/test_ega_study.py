@@ -280,6 +280,8 @@ def test_the_train_command_fills_the_store_for_the_notebook(tmp_path: Path, monk
     assert "cam, network = vgg16, seed 0: trained in" in first.output
     assert "already trained" in CliRunner().invoke(app, command).output
     assert len(list(tmp_path.glob("cam/*/result.json"))) == 1
+    many = CliRunner().invoke(app, [*command, "--devices=21"])
+    assert "batch_size 20 leaves some of 21 devices without an image" in str(many.exception)  # before any is started
     wrong = CliRunner().invoke(app, [*command, "--set=epoch=3"])
     assert isinstance(wrong.exception, UserError)
     assert "did you mean 'epochs'" in str(wrong.exception)
