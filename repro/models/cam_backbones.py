@@ -198,21 +198,10 @@ def small_cam(
         stages[f"conv{number}"] = nn.Sequential(*layers)
         stages[f"pool{number}"] = nn.MaxPool2d(2)
     del stages["pool4"]
-    backbone = nn.Sequential(stages)
-    for layer in backbone.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-    load_backbone(backbone, weights)
-    return CAMNetwork(backbone, inputs, classes, head, width=4 * width)
+    return _small(stages, weights, inputs, classes, head, 4 * width)
 
 
-def small_inception(
-    classes: int,
-    *,
-    width: int = 16,
-    head: Head = "acol",
-    weights: Weights = None,
-) -> CAMNetwork:
+def small_inception(classes: int, *, width: int = 16, head: Head = "acol", weights: Weights = None) -> CAMNetwork:
     """Two convolutions and four inception blocks with batch norms for small images: map side = image side / 8.
 
     GoogLeNet's layout at the scale of `small_cam`: `width` channels in the first stage, 2, 8 and 16 times as many
@@ -221,22 +210,29 @@ def small_inception(
     Raises:
         ValueError: `weights` do not fit.
     """
-    stages: OrderedDict[str, nn.Module] = OrderedDict()
-    stages["conv1"] = _unit(3, width, 3)
-    stages["pool1"] = nn.MaxPool2d(2)
-    stages["conv2"] = _unit(width, 2 * width, 3)
-    stages["pool2"] = nn.MaxPool2d(2)
-    stages["inception3a"] = InceptionBlock(2 * width, 8 * width)
-    stages["inception3b"] = InceptionBlock(8 * width, 8 * width)
-    stages["pool3"] = nn.MaxPool2d(2)
-    stages["inception4a"] = InceptionBlock(8 * width, 16 * width)
-    stages["inception4b"] = InceptionBlock(16 * width, 16 * width)
-    backbone = nn.Sequential(stages)
+    stages = {
+        "conv1": _unit(3, width, 3),
+        "pool1": nn.MaxPool2d(2),
+        "conv2": _unit(width, 2 * width, 3),
+        "pool2": nn.MaxPool2d(2),
+        "inception3a": InceptionBlock(2 * width, 8 * width),
+        "inception3b": InceptionBlock(8 * width, 8 * width),
+        "pool3": nn.MaxPool2d(2),
+        "inception4a": InceptionBlock(8 * width, 16 * width),
+        "inception4b": InceptionBlock(16 * width, 16 * width),
+    }
+    return _small(stages, weights, 16 * width, classes, head, 8 * width)
+
+
+def _small(
+    stages: Mapping[str, nn.Module], weights: Weights, channels: int, classes: int, head: Head, width: int
+) -> CAMNetwork:
+    backbone = nn.Sequential(OrderedDict(stages))
     for layer in backbone.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     load_backbone(backbone, weights)
-    return CAMNetwork(backbone, 16 * width, classes, head, width=8 * width)
+    return CAMNetwork(backbone, channels, classes, head, width)
 
 
 class InceptionBlock(nn.Module):

@@ -4,7 +4,6 @@ On several devices batch statistics are taken over the *global* batch, so that a
 number of devices; `torch.nn.SyncBatchNorm` is not used because converting to it would silently drop the auxiliary half.
 """
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar, cast
@@ -106,15 +105,6 @@ def to_global_batch_norm(model: nn.Module) -> nn.Module:
     """Replace, in place, every plain `BatchNorm2d` by one with statistics over all processes; outputs do not change."""
     return _replace(
         model, lambda layer: type(layer) is nn.BatchNorm2d, lambda layer: _copy_norm(layer, GlobalBatchNorm2d)
-    )
-
-
-def drop_auxiliary(model: nn.Module) -> nn.Module:
-    """A copy of `model` with plain `BatchNorm2d` layers made of the main halves: what EGA uses for inference."""
-    return _replace(
-        copy.deepcopy(model),
-        lambda layer: isinstance(layer, GlobalBatchNorm2d),
-        lambda layer: _copy_norm(layer, nn.BatchNorm2d),
     )
 
 

@@ -8,7 +8,6 @@ from torch import nn
 
 from repro.models import (
     DualBatchNorm2d,
-    drop_auxiliary,
     googlenet_cam,
     route_batch_norm,
     small_cam,
@@ -101,13 +100,3 @@ def test_a_shared_layer_stays_shared() -> None:
     norm = nn.BatchNorm2d(2)
     model = to_dual_batch_norm(nn.Sequential(norm, nn.Sequential(norm)))
     assert model[0] is model[1][0]
-
-
-def test_export_drops_the_auxiliary_half_and_keeps_the_outputs() -> None:
-    network = to_dual_batch_norm(small_cam(3, width=4))
-    for route in ("mixed", "adversarial"):
-        with route_batch_norm(network, route):
-            network(torch.randn(4, 3, 32, 32))
-    exported, images = drop_auxiliary(network.eval()), torch.randn(2, 3, 32, 32)
-    assert torch.equal(exported(images), network(images))
-    assert exported.state_dict().keys() == small_cam(3, width=4).state_dict().keys()
