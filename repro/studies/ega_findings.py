@@ -234,6 +234,7 @@ class Ranking:
     errors: tuple[Estimate, ...]
     """In the order of `methods`: over seeds, or over images where there is one seed."""
     pairs: tuple[Contrast, ...]
+    """Every pair once, the method with the lower mean first."""
 
     @property
     def by_method(self) -> dict[str, Estimate]:
@@ -242,11 +243,11 @@ class Ranking:
 
     def beaten_by(self, method: str) -> list[str]:
         """Methods that are really better than `method`."""
-        return [other for other in self.methods if other in self._apart(method) and self._is_before(other, method)]
+        return [pair.first for pair in self.pairs if pair.differs and pair.second == method]
 
     def better_than(self, method: str) -> list[str]:
         """Methods that are really worse than `method`."""
-        return [other for other in self.methods if other in self._apart(method) and self._is_before(method, other)]
+        return [pair.second for pair in self.pairs if pair.differs and pair.first == method]
 
     def rank_interval(self, method: str) -> tuple[int, int]:
         """Best and worst rank that the pairs leave open: only methods that really differ are put in order."""
@@ -265,15 +266,6 @@ class Ranking:
             "".join(chr(ord("a") + index) for index, group in enumerate(groups) if method in group)
             for method in self.methods
         )
-
-    def _apart(self, method: str) -> set[str]:
-        mine = [
-            {pair.first, pair.second} for pair in self.pairs if pair.differs and method in (pair.first, pair.second)
-        ]
-        return set().union(*mine) - {method}
-
-    def _is_before(self, first: str, second: str) -> bool:
-        return self.methods.index(first) < self.methods.index(second)
 
 
 def rank(outcomes: Sequence[EvaluatedTrial], metric: str, policy: MetricPolicy, preset: Preset) -> Ranking:

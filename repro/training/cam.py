@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, cast
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -332,10 +332,9 @@ def evaluate_localisation(
     data: ImageSet,
     settings: TrainingSettings,
     ingredients: Sequence[Ingredient] = (),
-    map_class: Literal["label", "prediction"] = "label",
     batch_size: int = 64,
 ) -> LocalisationMaps:
-    """Maps and scores of all images, each squashed to the side of the training crop (EGA §4.1), in eval mode.
+    """Maps of the true classes and scores of all images, squashed to the side of the training crop (EGA §4.1).
 
     The network works where it is and is left in its mode. With dual batch norms the main half is used.
 
@@ -344,7 +343,6 @@ def evaluate_localisation(
         data: images; boxes and masks are not looked at.
         settings: those of the training: side, normalisation and precision.
         ingredients: of the training; the last one that defines its own maps decides.
-        map_class: `label`, the benchmark's, takes the map of the true class; `prediction` that of the top class.
         batch_size: images a forward pass.
     """
     maps, scores = [], []
@@ -353,7 +351,7 @@ def evaluate_localisation(
             rows = slice(start, start + batch_size)
             images = normalised(resized(data.images[rows].to(device), settings.crop), settings)
             output = network.cam(images)
-            classes = data.labels[rows].to(device) if map_class == "label" else output.logits.argmax(1)
+            classes = data.labels[rows].to(device)
             chosen = maps_of(output.maps, classes)
             for ingredient in ingredients:
                 own = ingredient.localise(SeenBatch(network, images, output, classes))

@@ -126,9 +126,6 @@ def test_training_learns_and_localises(tmp_path: Path) -> None:
     assert trained.training
     assert output.maps.shape == (32, 3, 3) and output.maps.dtype == torch.float32
     assert (output.logits.argmax(1) == data.labels).float().mean() > 0.9
-    predicted = evaluate_localisation(trained, data, settings.training, map_class="prediction")
-    right = output.logits.argmax(1) == data.labels
-    assert torch.allclose(predicted.maps[right], output.maps[right], atol=1e-5)
     crops = ten_crop_probabilities(trained, data, settings.training)
     assert torch.allclose(crops.sum(1), torch.ones(32), atol=1e-5)
     assert (crops.argmax(1) == data.labels).float().mean() > 0.9
