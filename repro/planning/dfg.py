@@ -18,6 +18,7 @@ from repro.planning.work import Work
 from repro.studies.dfg import DFGParameters, Wanted, targets_of, wanted_of
 from repro.studies.dfg_protocol import Protocol, Replica, border, paper_settings, plan, protocol_of, subset_of
 from repro.training.baselines import pretrain_source
+from repro.training.device import device
 from repro.training.dfg import group_size, train_method
 from repro.training.dfg_settings import DFGSettings
 from repro.training.run_store import Run
@@ -53,7 +54,7 @@ class PlannedStudy:
         self.train = self._images(settings.target, "train", None)
         self.test = self._images(settings.target, "test", settings.test_images)
         self.source = self._images(source, "train", settings.source_images)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device()
 
     def _images(self, name: DatasetName, split: str, limit: int | None) -> Images:
         return Images(name, split, limit, None if border(name, self.protocol) else self.protocol.size)

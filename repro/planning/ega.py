@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from repro.files import content_hash
@@ -17,6 +16,7 @@ from repro.studies.cam_study import LocalisationSettings, build_network, maps_an
 from repro.studies.ega import ensemble_members, has_ensemble, trials_of
 from repro.studies.localised import measure
 from repro.training.cam import Method, prepare_network
+from repro.training.device import device
 from repro.training.ega import CAMSettings, train_ega
 from repro.training.run_store import Run
 
@@ -84,7 +84,7 @@ def _evaluation(study: LocalisationSettings, method: Method, seed: int, split: s
         network = build_network(study.network, len(images.classes), width=study.width, weights=None, seed=seed)
         own = method.for_classes(images.classes)
         network = prepare_network(network, own.ingredients())
-        network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        network.to(device()).eval()
         found: dict[str, Tensor] = {}
         for _ in run.steps(batches, {}, name="batches"):
             found = measure(

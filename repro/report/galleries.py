@@ -47,7 +47,7 @@ def map_gallery(
         grid[row][0].set_ylabel(row_labels[row], fontsize=9)
         for column, (name, values) in enumerate(maps.items(), start=1):
             _show(grid[row][column], picture, name if row == 0 else "")
-            heat = values[row, 0].detach().numpy()
+            heat = values[row, 0].detach().cpu().numpy()
             heat = (heat - heat.min()) / max(float(np.ptp(heat)), 1e-12)
             last = grid[row][column].imshow(heat, cmap=HEATMAP, alpha=MAP_OPACITY, vmin=0, vmax=1)
     bar = figure.colorbar(last, ax=grid, shrink=0.6, pad=0.01)

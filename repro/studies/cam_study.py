@@ -37,6 +37,7 @@ from repro.training.cam import (
     prepare_network,
     ten_crop_probabilities,
 )
+from repro.training.device import device
 from repro.training.ega import CAMSettings, train_ega
 from repro.training.run_store import Run, RunConfig, RunResult, RunStore
 from repro.vocabulary import CAMNetworkName
@@ -274,7 +275,7 @@ class CamStudy:
         parts = method.for_classes(self.images.train.classes).ingredients()
         network = prepare_network(self._network(seed=0), parts)
         network.load_state_dict(trained.tensors)
-        return network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        return network.to(device()).eval()
 
     def localise(self, method: Method, seed: int, *, validate: bool = False) -> Localised:
         """Maps, classes, box curves and pixel histogram of all test images, in one pass over the maps.

@@ -31,6 +31,7 @@ from repro.studies.dfg_protocol import (
     subset_of,
 )
 from repro.training.baselines import load_source, pretrain_source
+from repro.training.device import device
 from repro.training.dfg import group_size, train_method
 from repro.training.dfg_settings import RECIPES, DFGReadings, DFGSettings, Recipe
 from repro.training.replicas import in_groups
@@ -178,7 +179,7 @@ class Study:
     @property
     def device(self) -> torch.device:
         """Where training happens."""
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return device()
 
     def subset(self, replica: Replica) -> tuple[Tensor, Tensor]:
         """Indices of a replica's training and held-out images."""
@@ -301,10 +302,10 @@ def _sources(
     found, shared = {}, 0
 
     def pretrain(seed: int, run: Run) -> dict[str, Tensor]:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        where = device()
         test = load_images(name, "test", 1000, protocol, settings.seed)
         every = torch.arange(len(train))
-        own, unseen = (resident_images(images, protocol).to(device) for images in (train, test))
+        own, unseen = (resident_images(images, protocol).to(where) for images in (train, test))
         tasks = ReplicaTasks(own, unseen, len(train.classes), [every], [every[:0]], [seed], protocol.augmentation)
         return pretrain_source(tasks, recipe, readings, run)
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
 from lightning_fabric import Fabric
 
 from repro.catalogue import nearest
@@ -22,6 +21,7 @@ from repro.training.batches import Share
 from repro.training.cam import Method
 from repro.training.comparators import METHODS
 from repro.training.comparators.erasing import HaSSettings
+from repro.training.device import device
 from repro.training.ega import AdversarialSettings, EGASettings
 from repro.training.run_store import RunStore
 from repro.vocabulary import EGAReading, ThresholdName
@@ -439,8 +439,7 @@ def train_trials(id: str, parameters: Mapping[str, Any], devices: int) -> None:
 
 def make_fabric(devices: int, precision: Any) -> Fabric:
     """A launched Fabric: GPUs where there are some, else CPU processes; DDP where there are several."""
-    accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     strategy = "ddp" if devices > 1 else "auto"
-    fabric = Fabric(accelerator=accelerator, devices=devices, strategy=strategy, precision=precision)
+    fabric = Fabric(accelerator=device().type, devices=devices, strategy=strategy, precision=precision)
     fabric.launch()
     return fabric

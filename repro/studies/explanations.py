@@ -29,6 +29,7 @@ from repro.models.classifiers import ArchitectureName, Classifier, load_classifi
 from repro.models.weights import find_weights
 from repro.report.experiment import Experiment
 from repro.training.classifier import ClassifierRun, ClassifierSettings, predicted_classes, train_classifier
+from repro.training.device import device
 from repro.training.run_store import Run, RunConfig, RunResult, RunStore
 
 # The network and the images that a ScoreCAM++ notebook explains.
@@ -80,8 +81,13 @@ class Subject:
     training: RunResult | None
 
     def inputs(self, part: slice) -> Float[Tensor, "k 3 h w"]:
-        """Normalised images of a slice."""
-        return self.classifier.normalisation.apply(self.images.images[part])
+        """Normalised images of a slice, where the network is."""
+        return self.classifier.normalisation.apply(self.images.images[part].to(self.device))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is, and everything is computed."""
+        return next(self.classifier.network.parameters()).device
 
 
 def prepare_subject(settings: SubjectSettings, store: RunStore) -> Subject:
@@ -136,6 +142,7 @@ def _classifier(settings: SubjectSettings, store: RunStore) -> tuple[Classifier,
         replace_head=settings.epochs > 0 and settings.weights is not None,
         seed=settings.seed,
     )
+    start.network.to(device())
     if not settings.epochs:
         return start, None
     train = load_dataset(
@@ -268,12 +275,12 @@ def make_maps(
     augmented_copies: int = 8,
     precision: Precision = "float32",
 ) -> dict[str, Float[Tensor, "k 1 h w"]]:
-    """Raw maps (>= 0, input size) of a slice of the subject's images, by method id.
+    """Raw maps (>= 0, input size, where the network is) of a slice of the subject's images, by method id.
 
     Raises:
         ValueError: an unknown method id.
     """
-    inputs, targets = subject.inputs(part), subject.targets[part]
+    inputs, targets = subject.inputs(part), subject.targets[part].to(subject.device)
     network, layer = subject.classifier.network, subject.classifier.target_layer
     maps: dict[str, Tensor] = {}
     for name in methods:
@@ -369,7 +376,7 @@ def measuring(subject: Subject, config: ExplanationConfig) -> Callable[[Run], di
 def _score_batch(subject: Subject, part: slice, config: ExplanationConfig) -> dict[str, Tensor]:
     raw = make_maps(subject, part, config.methods, config.augmented_copies, config.precision)
     maps = torch.cat(list(raw.values()), dim=1)
-    inputs, targets = subject.inputs(part), subject.targets[part]
+    inputs, targets = subject.inputs(part), subject.targets[part].to(subject.device)
     common: dict[str, Any] = {"normalisation": subject.classifier.normalisation}
     network = subject.classifier.network
     kept = explanation_scores(network, inputs, maps, targets, config.faithfulness, **common)

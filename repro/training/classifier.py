@@ -6,13 +6,16 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from repro.models.classifiers import ARCHITECTURES, ArchitectureName, Classifier
 from repro.training.draws import cut_out, generator, named_seed, order_of_epoch
 from repro.training.run_store import Run, RunConfig
+
+LOG_EVERY = 50
+"""Steps between two looks at the losses, which wait for the device."""
 
 # Random mirroring and shifting of stored images, a whole batch at once.
 
@@ -102,12 +105,12 @@ class ClassifierRun(RunConfig):
 
 
 def train_classifier(
-    run: Run, start: Classifier, data: LabelledImages, settings: ClassifierSettings, device: str = "cpu"
+    run: Run, start: Classifier, data: LabelledImages, settings: ClassifierSettings
 ) -> dict[str, Tensor]:
-    """Train the network of `start` in place and return its state dict; reports `train_accuracy` (0..1) and `device`.
+    """Train the network of `start` in place and return its state dict; reports `train_accuracy` (0..1).
 
-    Call it inside `RunStore.run` with a `ClassifierRun`. The device is not part of the key; the network ends on the
-    CPU, in evaluation mode. The global random state is left as it was.
+    Call it inside `RunStore.run` with a `ClassifierRun`. Training and network stay where the network of `start` is; the
+    device is not part of the key. The network ends in evaluation mode, the global random state is left as it was.
 
     Raises:
         ValueError: fewer than two images, or another number of classes than the network has.
@@ -120,9 +123,9 @@ def train_classifier(
         )
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        _fit(run, start, data, settings, torch.device(device))
-    run.report(train_accuracy=accuracy(start, data), device=device)
-    return dict(start.network.cpu().state_dict())
+        _fit(run, start, data, settings)
+    run.report(train_accuracy=accuracy(start, data))
+    return dict(start.network.state_dict())
 
 
 @torch.no_grad()
@@ -141,16 +144,38 @@ def predicted_classes(
     return torch.cat([classifier.network(apply(part.to(device))).argmax(1).cpu() for part in images.split(batch_size)])
 
 
-def _fit(
-    run: Run, classifier: Classifier, data: LabelledImages, settings: ClassifierSettings, device: torch.device
-) -> None:
-    network = classifier.network.to(device)
+class _Losses:
+    """Losses of the last steps, left on the device: to read one is to wait for the step."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.waiting = run, list[Tensor]()
+
+    def add(self, step: int, loss: Float[Tensor, ""], *, write: bool) -> None:
+        """Keep the loss of a step; `write` puts all that wait into the run's history."""
+        self.waiting.append(loss.detach())
+        if write:
+            values = torch.stack(self.waiting).tolist()
+            for at, value in enumerate(values, start=step + 1 - len(values)):
+                self.run.log(at, loss=value)
+            self.waiting = []
+
+    def state_dict(self) -> dict[str, list[Tensor]]:
+        return {"waiting": self.waiting}
+
+    def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
+        self.waiting = list(state["waiting"])
+
+
+def _fit(run: Run, classifier: Classifier, data: LabelledImages, settings: ClassifierSettings) -> None:
+    network, losses = classifier.network, _Losses(run)
+    device = next(network.parameters()).device
     learners = _learners(classifier, settings)
     batch = min(settings.batch_size, len(data.images))
     steps = settings.epochs * (len(data.images) // batch)
     optimizer = _optimizer(learners, settings)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate_factor(step, steps, settings))
-    for step in run.steps(steps, state={"network": network, "optimizer": optimizer, "schedule": schedule}):
+    state = {"network": network, "optimizer": optimizer, "schedule": schedule, "losses": losses}
+    for step in run.steps(steps, state=state):
         network.train(settings.trainable == "all")
         chosen, chance = batch_of_step(step, len(data.images), batch, settings.seed)
         images = flip_and_shift(data.images[chosen], flip=settings.flip, shift=settings.shift, generator=chance)
@@ -160,7 +185,7 @@ def _fit(
         loss.backward()
         optimizer.step()
         schedule.step()
-        run.log(step, loss=loss.item())
+        losses.add(step, loss, write=(step + 1) % LOG_EVERY == 0 or step == steps - 1)
     network.eval()
 
 
