@@ -15,11 +15,16 @@ from typing import Any
 
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.accelerators import CPUAccelerator
+from lightning_fabric.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from repro.data.images import _column
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 # The host waits for the value of these.
@@ -186,5 +191,17 @@ def pretended_gpu() -> Iterator[PretendedGPU]:
         patch.setattr(torch.optim.Optimizer, "_accelerator_graph_capture_health_check", lambda _: None, raising=False)
         for name, answer in answers.items():
             patch.setattr(torch.cuda, name, lambda *_, _answer=answer, **__: _answer)
+        _column.cache_clear()  # constants of an earlier pretence
         with gpu:
             yield gpu
+        _column.cache_clear()
+
+
+def pretended_fabric(**_: Any) -> Fabric:
+    """Lightning's Fabric on the pretended GPU, whose own accelerator would ask the driver."""
+
+    class Accelerator(CPUAccelerator):
+        def setup_device(self, device: torch.device) -> None:
+            """Any device will do."""
+
+    return Fabric(strategy=SingleDeviceStrategy(CUDA, accelerator=Accelerator()))
