@@ -16,29 +16,15 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
 from repro.data.images import Normalisation
+from repro.models.class_scores import ClassScores, ScoreSpace, class_scores, resolve_target
 
 # Scoring altered images: the class score in both spaces, and what stands behind the parts that are hidden.
-
-ScoreSpace = Literal["probability", "logit"]
-"""`probability`: after the softmax over classes; `logit`: the network's raw output."""
 
 Background = Literal["mean", "black", "blur"]
 """`mean`: zero in the normalised image, so the mean colour; `black`: a zero pixel; `blur`: the blurred image."""
 
 BLUR_KERNEL, BLUR_SIGMA = 11, 5.0
 """Gaussian in pixels, as in RISE's insertion experiments."""
-
-
-@dataclass(frozen=True)
-class ClassScores:
-    """The score of one class per image, in both spaces; all of one shape."""
-
-    logit: Float[Tensor, "*images"]
-    probability: Float[Tensor, "*images"]
-
-    def in_space(self, space: ScoreSpace) -> Float[Tensor, "*images"]:
-        """The scores in one space; probabilities are 0..1."""
-        return self.probability if space == "probability" else self.logit
 
 
 def require_evaluation_mode(model: nn.Module) -> None:
@@ -61,28 +47,6 @@ def predict(model: nn.Module, inputs: Float[Tensor, "n c h w"], batch_size: int)
     if batch_size < 1:
         raise ValueError(f"batch_size: {batch_size}; expected at least 1")
     return torch.cat([model(chunk).float() for chunk in inputs.split(batch_size)])
-
-
-def select_class(logits: Float[Tensor, "n classes"], target: Int[Tensor, " n"]) -> ClassScores:
-    """Each image's score of its class `target`."""
-    column = target[:, None]
-    return ClassScores(logits.gather(1, column)[:, 0], logits.softmax(dim=1).gather(1, column)[:, 0])
-
-
-def resolve_target(target: Int[Tensor, " n"] | None, logits: Float[Tensor, "n classes"]) -> Int[Tensor, " n"]:
-    """`target` on the device of `logits`, or the predicted classes where it is None.
-
-    Raises:
-        ValueError: not one class per image, or a class the network does not have.
-    """
-    if target is None:
-        return logits.argmax(dim=1)
-    images, classes = logits.shape
-    if target.shape != (images,):
-        raise ValueError(f"target: shape {tuple(target.shape)}; expected one class per image, ({images},)")
-    if not bool(((target >= 0) & (target < classes)).all()):
-        raise ValueError(f"target: classes {int(target.min())}..{int(target.max())}; the network has 0..{classes - 1}")
-    return target.to(logits.device)
 
 
 def background_of(
@@ -121,10 +85,11 @@ def score_in_batches(
         batch_size: images per forward pass.
     """
     chunks = [
-        select_class(model(compose(index)).float(), targets[index])
+        class_scores(model(compose(index)).float(), targets[index])
         for index in torch.arange(len(targets), device=targets.device).split(batch_size)
     ]
-    return ClassScores(torch.cat([chunk.logit for chunk in chunks]), torch.cat([chunk.probability for chunk in chunks]))
+    logit, probability = (torch.cat([getattr(chunk, name) for chunk in chunks]) for name in ("logit", "probability"))
+    return ClassScores(logit, probability, chunks[0].classes)
 
 
 # The area control: does a method win because its maps point better, or because they let more of the image through?
@@ -328,7 +293,7 @@ def explanation_scores(
     require_normalised(inputs, maps)
     logits = predict(model, inputs, batch_size)
     classes = resolve_target(target, logits)
-    original = select_class(logits, classes)
+    original = class_scores(logits, classes)
     explained = explanation_maps(maps.to(inputs.device).float(), (inputs.shape[2], inputs.shape[3]), settings)
     masks = explained.masks if region == "kept" else 1 - explained.masks
     behind = background_of(inputs, settings.background, normalisation)
@@ -362,8 +327,9 @@ def _masked_scores(
         return (inputs[rows] * mask + behind[rows] * (1 - mask)).to(inputs.dtype)
 
     if not len(todo):
-        return ClassScores(*(score[:, None].expand(-1, methods) for score in (original.logit, original.probability)))
+        logit, probability = (each[:, None].expand(-1, methods) for each in (original.logit, original.probability))
+        return ClassScores(logit, probability, original.classes)
     scores = score_in_batches(model, compose, target[image_of], batch_size)
     logit = original.logit.repeat_interleave(methods).index_copy(0, todo, scores.logit)
     probability = original.probability.repeat_interleave(methods).index_copy(0, todo, scores.probability)
-    return ClassScores(logit.view(images, methods), probability.view(images, methods))
+    return ClassScores(logit.view(images, methods), probability.view(images, methods), original.classes)

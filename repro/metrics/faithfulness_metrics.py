@@ -17,16 +17,14 @@ from torchmetrics.utilities.data import dim_zero_cat
 from repro.data.images import Normalisation
 from repro.metrics.faithfulness import (
     Background,
-    ClassScores,
-    ScoreSpace,
     background_of,
     predict,
     require_evaluation_mode,
     require_normalised,
-    resolve_target,
     score_in_batches,
     upsample,
 )
+from repro.models.class_scores import ClassScores, ScoreSpace, resolve_target
 
 
 class PerImageMetric(Metric):
@@ -288,4 +286,4 @@ def _path_scores(
 
     scores = score_in_batches(model, compose, target.repeat_interleave(methods * points), batch_size)
     shape = (images, methods, points)
-    return ClassScores(scores.logit.view(shape), scores.probability.view(shape))
+    return ClassScores(scores.logit.view(shape), scores.probability.view(shape), scores.classes)

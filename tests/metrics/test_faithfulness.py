@@ -153,7 +153,7 @@ def test_bad_input_is_named() -> None:
         explanation_scores(network, inputs, MAP.expand(2, 1, 2, 2), TARGET, plain)
     with pytest.raises(REFUSED):
         explanation_scores(network, inputs.to(torch.uint8), MAP, TARGET, plain)
-    with pytest.raises(ValueError, match=r"the network has 0\.\.1"):
+    with pytest.raises(ValueError, match=r"outside the network's 0\.\.1"):
         explanation_scores(network, inputs, MAP, torch.tensor([2]), plain)
     with pytest.raises(ValueError, match="batch_size"):
         explanation_scores(network, inputs, MAP, TARGET, plain, batch_size=0)
