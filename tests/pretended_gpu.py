@@ -24,7 +24,7 @@ from torch.utils._device import _device_constructors
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from repro.data.images import _column
+from repro.data.images import constant
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 # The host waits for the value of these.
@@ -191,10 +191,10 @@ def pretended_gpu() -> Iterator[PretendedGPU]:
         patch.setattr(torch.optim.Optimizer, "_accelerator_graph_capture_health_check", lambda _: None, raising=False)
         for name, answer in answers.items():
             patch.setattr(torch.cuda, name, lambda *_, _answer=answer, **__: _answer)
-        _column.cache_clear()  # constants of an earlier pretence
+        constant.cache_clear()  # constants of an earlier pretence
         with gpu:
             yield gpu
-        _column.cache_clear()
+        constant.cache_clear()
 
 
 def pretended_fabric(**_: Any) -> Fabric:

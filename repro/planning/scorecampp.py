@@ -39,7 +39,16 @@ FIGURES: Mapping[str, tuple[str, ...]] = {
 
 
 def scorecampp_request(id: str, parameters: Mapping[str, Any]) -> Request:
-    """Works of a ScoreCAM++ notebook: (fine-)training of its network, and explanations."""
+    """Works of a ScoreCAM++ notebook: (fine-)training of its networks, and explanations."""
+    networks = parameters.get("networks") or {"": parameters["architecture"]}
+    first, *others = (_of_network(id, {**parameters, "architecture": name}) for name in sorted(set(networks.values())))
+    for other in others:
+        first.images |= other.images
+        first.works += other.works
+    return first
+
+
+def _of_network(id: str, parameters: Mapping[str, Any]) -> Request:
     settings = SubjectSettings.of(parameters)
     explained = parameters.get("several", settings.dataset)
     size = _classifier(settings).input_size
@@ -119,4 +128,5 @@ def _maps(id: str, settings: SubjectSettings, dataset: str, parameters: Mapping[
             make_maps(subject, part, FIGURES[id], parameters["augmented_copies"], parameters["precision"])
         return {}
 
-    return Work(id, id, do)
+    name = f"{id} {settings.architecture}"
+    return Work(name, name, do)

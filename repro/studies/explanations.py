@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
@@ -18,6 +19,7 @@ from repro.explain.engine import EngineSettings
 from repro.explain.gradient import GradCAM, GradCAMPlusPlus, LayerCAM, XGradCAM
 from repro.explain.score import ScoreCAMSettings, shared_score_maps
 from repro.files import content_hash, file_hash
+from repro.metrics.boxes import center_gaussian
 from repro.metrics.faithfulness import (
     FaithfulnessSettings,
     area_matched,
@@ -117,6 +119,14 @@ def prepare_subject(settings: SubjectSettings, store: RunStore) -> Subject:
     )
 
 
+def printed_subjects(parameters: Mapping[str, Any], store: RunStore) -> dict[str, Subject]:
+    """The subject that stands for each printed network: `networks` maps the printed one to the one explained."""
+    return {
+        printed: prepare_subject(SubjectSettings.of({**parameters, "architecture": architecture}), store)
+        for printed, architecture in parameters["networks"].items()
+    }
+
+
 def note_subject(experiment: Experiment, subject: Subject) -> None:
     """Put data, weights and readings into the record, and every difference from the printed table's setting."""
     settings = subject.settings
@@ -128,6 +138,11 @@ def note_subject(experiment: Experiment, subject: Subject) -> None:
     if "score_space" in experiment.parameters:
         experiment.reads(scorecampp__metric__score_space=experiment.parameters["score_space"])
     experiment.differs(dataset=settings.dataset, network=settings.architecture, images=len(subject.images))
+    if settings.dataset == "dogs_vs_cats":
+        experiment.deviates(
+            "split: Kaggle's test images have no labels, so a fifth of its 25,000 training images is explained and the "
+            "rest trains; the paper trains on 25,000 and explains 4,000 drawn from 12,500 test images (§5)."
+        )
 
 
 def _classifier(settings: SubjectSettings, store: RunStore) -> tuple[Classifier, RunResult | None]:
@@ -183,7 +198,19 @@ SCORE_METHODS: Mapping[str, ScoreCAMSettings] = {
     "scorecampp_swish": ScoreCAMSettings(gate="swish"),
 }
 AREA_MATCHED = "scorecam_area_matched"
-"""Control: Score-CAM's map to a power, so that its mean area is ScoreCAM++'s on every image."""
+CONTROLS: Mapping[str, tuple[str, str]] = {
+    AREA_MATCHED: ("scorecam", "scorecampp"),
+    "scorecampp_area_matched": ("scorecampp", "scorecam"),
+    "gradcam_area_matched": ("gradcam", "scorecampp"),
+    "gradcampp_area_matched": ("gradcampp", "scorecampp"),
+    "xgradcam_area_matched": ("xgradcam", "scorecampp"),
+    "layercam_area_matched": ("layercam", "scorecampp"),
+    "auggradcampp_area_matched": ("auggradcampp", "scorecampp"),
+    "centre_gaussian": ("centre_gaussian", "scorecampp"),
+    "noise": ("noise", "scorecampp"),
+}
+"""Control: whose map is raised to a power, and whose mean area it then has on every image. Score-CAM is widened to
+ScoreCAM++'s area and ScoreCAM++ narrowed to Score-CAM's; the last two maps know nothing of the image."""
 Precision = Literal["float32", "bfloat16"]
 BATCH_OF_IMAGES = 4
 
@@ -193,7 +220,7 @@ PAPER_METHODS = ("gradcam", "gradcampp", "xgradcam", "layercam", "scorecam", "au
 
 OTHER_GATES = tuple(name for name, rule in SCORE_METHODS.items() if rule.gate not in (None, "tanh"))
 GROUPS: tuple[tuple[str, ...], ...] = (
-    (*PAPER_METHODS, AREA_MATCHED, "scorecam_eq5", "scorecampp_mask_only", "scorecampp_eq10"),
+    (*PAPER_METHODS, *CONTROLS, "scorecam_eq5", "scorecampp_mask_only", "scorecampp_eq10"),
     *((name,) for name in OTHER_GATES),
 )
 """Methods that are run together. The first group shares two runs of the masked passes among all it lists, so that
@@ -242,9 +269,9 @@ class Explanations:
         return replace(self, tensors={name: value[chosen] for name, value in self.tensors.items()})
 
 
-def area_reached(explanations: Explanations, tolerance: float = 0.005) -> Bool[Tensor, " n"]:
-    """Images whose control map has ScoreCAM++'s area; a map with too few pixels above zero cannot be widened to it."""
-    difference = explanations.column("area", AREA_MATCHED) - explanations.column("area", "scorecampp")
+def area_reached(explanations: Explanations, control: str, tolerance: float = 0.005) -> Bool[Tensor, " n"]:
+    """Images whose control map has the wanted area; a map with too few pixels above zero cannot be widened to it."""
+    difference = explanations.column("area", control) - explanations.column("area", CONTROLS[control][1])
     return difference.abs() <= tolerance
 
 
@@ -282,29 +309,41 @@ def make_maps(
     """
     inputs, targets = subject.inputs(part), subject.targets[part].to(subject.device)
     network, layer = subject.classifier.network, subject.classifier.target_layer
-    maps: dict[str, Tensor] = {}
-    for name in methods:
+    controls = [name for name in methods if name in CONTROLS]
+    wanted = dict.fromkeys([*methods, *(name for control in controls for name in CONTROLS[control])])
+    maps: dict[str, Tensor] = ignorant_maps(inputs, part) if controls else {}
+    for name in wanted:
         if name in GRADIENT_METHODS:
             maps[name] = GRADIENT_METHODS[name](network, layer).attribute(inputs, targets)
         elif name == "auggradcampp":
             settings = AugmentationSettings(copies=augmented_copies)
             explainer = AugmentedGradCAMPlusPlus(network, layer, settings)
             maps[name] = explainer.attribute(inputs, targets)
-        elif name not in SCORE_METHODS and name != AREA_MATCHED:
-            known = [*GRADIENT_METHODS, "auggradcampp", *SCORE_METHODS, AREA_MATCHED]
+        elif name not in SCORE_METHODS and name not in CONTROLS and name not in maps:
+            known = [*GRADIENT_METHODS, "auggradcampp", *SCORE_METHODS, *CONTROLS]
             raise ValueError(f"unknown method '{name}'; expected one of {', '.join(known)}")
-    scored = {name: SCORE_METHODS[name] for name in methods if name in SCORE_METHODS}
-    if AREA_MATCHED in methods:
-        scored |= {name: SCORE_METHODS[name] for name in ("scorecam", "scorecampp")}
+    scored = {name: SCORE_METHODS[name] for name in wanted if name in SCORE_METHODS}
     if scored:
         engine = EngineSettings(dtype=torch.bfloat16 if precision == "bfloat16" else None)
         maps |= shared_score_maps(network, layer, inputs, scored, targets, engine=engine)
-    if AREA_MATCHED in methods:
-        maps[AREA_MATCHED] = match_area(maps["scorecam"], maps["scorecampp"])
+    if controls:
+        sources, likes = (torch.cat([maps[CONTROLS[name][side]] for name in controls], dim=1) for side in (0, 1))
+        maps |= dict(zip(controls, match_area(sources, likes).split(1, dim=1), strict=True))
     return {name: maps[name] for name in methods}
 
 
-def match_area(maps: Float[Tensor, "n 1 h w"], wanted: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
+def ignorant_maps(inputs: Float[Tensor, "k 3 h w"], part: slice) -> dict[str, Float[Tensor, "k 1 h w"]]:
+    """Maps that know nothing: a Gaussian in the centre, and uniform noise on a 7 × 7 grid drawn for each image."""
+    count, size = len(inputs), (inputs.shape[2], inputs.shape[3])
+    draws = [torch.Generator().manual_seed(part.start + row) for row in range(count)]
+    noise = torch.cat([torch.rand(1, 1, 7, 7, generator=draw) for draw in draws]).to(inputs.device)
+    side = max(size)
+    gaussian = center_gaussian(side, sigma=side / 4).float().to(inputs.device).expand(count, 1, -1, -1)
+    known = {"centre_gaussian": gaussian, "noise": noise}
+    return {name: F.interpolate(values, size, mode="bilinear") for name, values in known.items()}
+
+
+def match_area(maps: Float[Tensor, "n m h w"], wanted: Float[Tensor, "n m h w"]) -> Float[Tensor, "n m h w"]:
     """`maps` raised to the power that gives each the mean area of `wanted` after min–max."""
     settings = FaithfulnessSettings()
     size = (maps.shape[2], maps.shape[3])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 import torch
 from jaxtyping import Float
@@ -11,18 +12,22 @@ from torch import Tensor
 
 from repro.data.load import load_dataset
 from repro.evidence.comparison import sample_key
-from repro.evidence.record import Row, Setting
+from repro.evidence.published import own_label
+from repro.evidence.record import Setting
 from repro.evidence.statistics import paired_interval
-from repro.metrics.faithfulness import FaithfulnessSettings, ScoreSpace, explanation_maps
+from repro.metrics.faithfulness import FaithfulnessSettings, explanation_maps
 from repro.metrics.faithfulness_metrics import AverageDrop, AverageLogitDrop, IncreaseInConfidence, WinRate
+from repro.models.class_scores import ScoreSpace
 from repro.studies.explanations import (
     AREA_MATCHED,
+    CONTROLS,
     Explanations,
     Subject,
     SubjectSettings,
     area_reached,
     prepare_subject,
 )
+from repro.studies.rows import RowCollector
 from repro.training.classifier import predicted_classes
 from repro.training.run_store import RunStore
 
@@ -57,14 +62,12 @@ GATING_COLUMNS = [
 """Table 6."""
 
 
-@dataclass
-class Measured:
-    """Rows and the values per image behind them."""
+class Measured(RowCollector):
+    """Rows of a subject's explanations and the values per image behind them."""
 
-    rows: list[Row] = field(default_factory=list)
-    samples: dict[str, list[float]] = field(default_factory=dict)
-
-    def add(self, subject: Subject, column: Column, metric: str, values: Float[Tensor, " n"], unit: str = "%") -> None:
+    def values(
+        self, subject: Subject, column: Column, metric: str, values: Float[Tensor, " n"], unit: str = "%"
+    ) -> None:
         """Add the mean of one method's values per image; undefined ones (NaN) are left out of mean and n.
 
         Raises:
@@ -73,21 +76,18 @@ class Measured:
         defined = values[~values.isnan()].double()
         if not len(defined):
             raise ValueError(f"{metric} of {column.explained} is undefined on every image")
-        seed = subject.settings.seed
-        self.rows.append(
-            Row(
-                method=column.method,
-                metric=metric,
-                value=defined.mean().item(),
-                dataset=subject.settings.dataset,
-                network=subject.settings.architecture,
-                seed=seed,
-                setting=column.setting,
-                n=len(defined),
-                unit=unit,
-            )
+        settings = subject.settings
+        self.add(
+            column.method,
+            metric,
+            defined.mean().item(),
+            dataset=settings.dataset,
+            network=settings.architecture,
+            seed=settings.seed,
+            setting=column.setting,
+            samples=defined.tolist(),
+            unit=unit,
         )
-        self.samples[sample_key(column.method, metric, seed, column.setting)] = defined.tolist()
 
 
 def faithfulness(
@@ -107,10 +107,12 @@ def faithfulness(
     _add_space(measured, subject, explanations, table, space)
     for column in table:
         area = 100 * explanations.column("area", column.explained)
-        measured.add(subject, column, "mean_map_area", area)
+        measured.values(subject, column, "mean_map_area", area)
         for name in ("insertion", "deletion"):
             if name in explanations.tensors:
-                measured.add(subject, column, f"{name}_auc", explanations.column(name, column.explained), "probability")
+                measured.values(
+                    subject, column, f"{name}_auc", explanations.column(name, column.explained), "probability"
+                )
     if other_space:
         other: ScoreSpace = "logit" if space == "probability" else "probability"
         marked = [Column(c.explained, c.method, c.setting | {"score_space": other}) for c in table]
@@ -129,9 +131,9 @@ def _add_space(
         drop, increase = AverageDrop(), IncreaseInConfidence()
         drop.update(original, kept[:, index])
         increase.update(original, kept[:, index])
-        measured.add(subject, column, "average_drop", drop.values())
-        measured.add(subject, column, "increase_in_confidence", increase.values())
-        measured.add(subject, column, "win", win.values()[:, index])
+        measured.values(subject, column, "average_drop", drop.values())
+        measured.values(subject, column, "increase_in_confidence", increase.values())
+        measured.values(subject, column, "win", win.values()[:, index])
 
 
 def logit_drop(subject: Subject, explanations: Explanations, table: Sequence[Column]) -> Measured:
@@ -140,91 +142,102 @@ def logit_drop(subject: Subject, explanations: Explanations, table: Sequence[Col
     for column in table:
         metric = AverageLogitDrop()
         metric.update(explanations.tensors["original_logit"], explanations.column("removed_logit", column.explained))
-        measured.add(subject, column, "average_drop_in_logit", metric.values(), "logit")
-        measured.add(subject, column, "mean_map_area", 100 * explanations.column("area", column.explained))
+        measured.values(subject, column, "average_drop_in_logit", metric.values(), "logit")
+        measured.values(subject, column, "mean_map_area", 100 * explanations.column("area", column.explained))
     return measured
+
+
+NAMES = {"scorecam": "Score-CAM", "scorecampp": "ScoreCAM++"}
+COMPARABLE = 2
+"""Images below which no interval exists."""
+CONTROLLED = (
+    ("average_drop", "lower", "%"),
+    ("increase_in_confidence", "higher", "%"),
+    ("average_drop_in_logit", "higher", "logit"),
+)
+"""Metrics that a control is compared on, the better direction and the unit."""
 
 
 @dataclass(frozen=True)
 class AreaControl:
-    """ScoreCAM++ against plain Score-CAM maps of exactly its area: the answer to "is it only wider?"."""
+    """A method against the maps of another that have exactly its area: the answer to "is it only wider?"."""
 
     metric: str
-    unit: str
-    plain: float
-    matched: float
-    scorecampp: float
-    difference: float
-    """ScoreCAM++ minus the area-matched control, paired over images."""
-    low: float
-    high: float
     better: str
-    images: int
-    """Images whose area could be matched; the others are left out of the comparison."""
-    of: int
-    """Images explained."""
+    unit: str
+    method: str
+    """Whose area is taken."""
+    control: str
+    matched: Mapping[str, list[float]]
+    """Values per image of both, where the area was met."""
+    left_out: Mapping[str, list[float]]
+    """Values per image of both, where no power of the control's map has the area."""
 
     @property
     def sentence(self) -> str:
         """The finding in words, decided by the interval alone."""
-        gained = self.high < 0 if self.better == "lower" else self.low > 0
-        lost = self.low > 0 if self.better == "lower" else self.high < 0
+        name, method, control = self.metric.replace("_", " "), NAMES[self.method], own_label(self.control)
+        ours, theirs = self.matched[self.method], self.matched[self.control]
+        of = len(ours) + len(self.left_out[self.method])
+        count = f"n = {len(ours)} of {of} images whose area could be matched"
+        if len(ours) < COMPARABLE:
+            return f"{name}: {method} is not compared with {control}; {count}, and an interval needs {COMPARABLE}."
+        difference = paired_interval(ours, theirs, over="images")
+        low, high = difference.low, difference.high
+        gained, lost = (high < 0, low > 0) if self.better == "lower" else (low > 0, high < 0)
         outcome = "is better than" if gained else "is worse than" if lost else "cannot be told from"
+        rest = self.left_out[self.method]
+        described = f"; {fmean(rest):.2f} {self.unit} on the others" if rest else ""
         return (
-            f"{self.metric}: at equal map area ScoreCAM++ {outcome} plain Score-CAM "
-            f"(difference {self.difference:+.2f} {self.unit}, 95 % interval {self.low:+.2f} to {self.high:+.2f}, "
-            f"n = {self.images} of {self.of} images whose area could be matched)."
+            f"{name}: at equal map area {method} {outcome} {control} (difference {difference.value:+.2f} {self.unit}, "
+            f"95 % interval {low:+.2f} to {high:+.2f}, {count}; {method} has {fmean(ours):.2f} {self.unit} "
+            f"there{described})."
         )
 
 
-def area_control(subject: Subject, explanations: Explanations, space: ScoreSpace) -> tuple[list[AreaControl], Measured]:
-    """Compare ScoreCAM++ with the area-matched control on every metric of the paper, paired over images.
+def area_controls(
+    subject: Subject, explanations: Explanations, space: ScoreSpace
+) -> tuple[list[AreaControl], Measured]:
+    """Every control beside the method whose area it has, paired over images, on every metric of the paper.
 
-    The comparison is made on the images whose area could be matched; the control's rows are over all images.
-
-    Raises:
-        ValueError: the area could be matched on no image.
+    Comparisons are made on the images whose area could be matched, and say how many; a control that matches none says
+    so and leaves the others alone. The controls' rows are over all images, on both scales.
     """
-    table = [Column(AREA_MATCHED, AREA_MATCHED), Column("scorecam", "scorecam"), Column("scorecampp", "scorecampp")]
-    every = faithfulness(subject, explanations, table, space, other_space=False)
-    every_logit = logit_drop(subject, explanations, table)
-    matched = explanations.of_images(area_reached(explanations))
-    fair = faithfulness(subject, matched, table, space, other_space=False)
-    fair_logit = logit_drop(subject, matched, table)
-    seed = subject.settings.seed
-    found = []
-    for metric, better, unit, source in (
-        ("average_drop", "lower", "%", fair),
-        ("increase_in_confidence", "higher", "%", fair),
-        ("average_drop_in_logit", "higher", "logit", fair_logit),
-    ):
-        values = {c.method: source.samples[sample_key(c.method, metric, seed)] for c in table}
-        difference = paired_interval(values["scorecampp"], values[AREA_MATCHED], over="images")
-        means = {method: sum(numbers) / len(numbers) for method, numbers in values.items()}
-        found.append(
-            AreaControl(
-                metric.replace("_", " "),
-                unit,
-                means["scorecam"],
-                means[AREA_MATCHED],
-                means["scorecampp"],
-                difference.value,
-                difference.low,
-                difference.high,
-                better,
-                len(values["scorecampp"]),
-                len(explanations.tensors["original_logit"]),
-            )
-        )
-    own = [row for row in every.rows + every_logit.rows if row.method == AREA_MATCHED]
-    unique = {(row.metric): row for row in own}
-    samples = {
-        key: values
-        for source in (every, every_logit)
-        for key, values in source.samples.items()
-        if key.startswith(f"{AREA_MATCHED}|")
-    }
-    return found, Measured(list(unique.values()), samples)
+    found, collected = [], Measured()
+    for control, (source, like) in CONTROLS.items():
+        table = columns([name for name in dict.fromkeys((control, source, like)) if name in explanations.methods])
+        scored = [faithfulness(subject, explanations, table, space), logit_drop(subject, explanations, table)]
+        for part in scored:
+            known = {(row.method, row.metric, str(row.setting)) for row in collected.rows}
+            collected.rows += [
+                row
+                for row in part.rows
+                if row.method == control and (row.method, row.metric, str(row.setting)) not in known
+            ]
+            collected.samples |= {key: values for key, values in part.samples.items() if key.startswith(f"{control}|")}
+        reached = area_reached(explanations, control)
+        for metric, better, unit in CONTROLLED:
+            if metric == "increase_in_confidence" and control != AREA_MATCHED:
+                continue  # it counts few images, and tells controls apart worst
+            values = {name: _per_image(explanations, name, metric, space) for name in (like, control)}
+            defined = ~torch.stack(list(values.values())).isnan().any(dim=0)
+            halves = [
+                {name: each[chosen & defined].tolist() for name, each in values.items()}
+                for chosen in (reached, ~reached)
+            ]
+            found.append(AreaControl(metric, better, unit, like, control, *halves))
+    return found, collected
+
+
+def _per_image(explanations: Explanations, method: str, metric: str, space: ScoreSpace) -> Float[Tensor, " n"]:
+    """One metric of one method, image by image."""
+    if metric == "average_drop_in_logit":
+        logit = AverageLogitDrop()
+        logit.update(explanations.tensors["original_logit"], explanations.column("removed_logit", method))
+        return logit.values()
+    chosen = AverageDrop() if metric == "average_drop" else IncreaseInConfidence()
+    chosen.update(explanations.tensors[f"original_{space}"], explanations.column(f"kept_{space}", method))
+    return chosen.values()
 
 
 def zero_map_share(explanations: Explanations, methods: Mapping[str, str]) -> dict[str, float]:
@@ -240,7 +253,7 @@ def map_areas(subject: Subject, maps: Mapping[str, Float[Tensor, "n 1 h w"]], se
     measured = Measured()
     for method, values in maps.items():
         area = scaled(values).mean(dim=(1, 2, 3))
-        measured.add(subject, Column(method, method, setting), "mean_map_area", 100 * area)
+        measured.values(subject, Column(method, method, setting), "mean_map_area", 100 * area)
     return measured
 
 
@@ -253,7 +266,7 @@ def map_correlations(
     for column in table:
         if column.explained != reference:
             correlation = torch.nn.functional.cosine_similarity(centred[column.explained], centred[reference], dim=1)
-            measured.add(subject, column, "correlation_with_mish", correlation, "")
+            measured.values(subject, column, "correlation_with_mish", correlation, "")
     return measured
 
 
@@ -302,33 +315,18 @@ def objects_covered(
             100 * torch.stack([_inside(mask[0], box) > coverage for box in boxes]).double().mean()
             for mask, boxes in zip(masks > threshold, subject.images.boxes or [], strict=True)
         ]
-        measured.add(subject, column, "objects_covered", torch.stack(shares))
-        measured.add(subject, column, "mean_map_area", 100 * masks.mean(dim=(1, 2, 3)))
+        measured.values(subject, column, "objects_covered", torch.stack(shares))
+        measured.values(subject, column, "mean_map_area", 100 * masks.mean(dim=(1, 2, 3)))
     return measured
 
 
 def coverage_at_equal_area(measured: Measured, seed: int) -> AreaControl:
     """Objects covered by ScoreCAM++ beside those of Score-CAM maps of its area, paired over images."""
     values = {
-        method: measured.samples[sample_key(method, "objects_covered", seed)]
-        for method in ("scorecam", AREA_MATCHED, "scorecampp")
+        name: measured.samples[sample_key(name, "objects_covered", seed)] for name in ("scorecampp", AREA_MATCHED)
     }
-    difference = paired_interval(values["scorecampp"], values[AREA_MATCHED], over="images")
-    plain, matched, own = (sum(numbers) / len(numbers) for numbers in values.values())
-    images = len(values["scorecampp"])
-    return AreaControl(
-        "objects covered",
-        "%",
-        plain,
-        matched,
-        own,
-        difference.value,
-        difference.low,
-        difference.high,
-        "higher",
-        images,
-        images,
-    )
+    nothing: dict[str, list[float]] = {name: [] for name in values}
+    return AreaControl("objects_covered", "higher", "%", "scorecampp", AREA_MATCHED, values, nothing)
 
 
 def _inside(mask: Tensor, box: Tensor) -> Tensor:

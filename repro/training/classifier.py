@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from repro.models.classifiers import ARCHITECTURES, ArchitectureName, Classifier
 from repro.training.draws import cut_out, generator, named_seed, order_of_epoch
-from repro.training.run_store import Run, RunConfig
+from repro.training.run_store import Resumable, Run, RunConfig
 
 LOG_EVERY = 50
 """Steps between two looks at the losses, which wait for the device."""
@@ -174,7 +174,7 @@ def _fit(run: Run, classifier: Classifier, data: LabelledImages, settings: Class
     steps = settings.epochs * (len(data.images) // batch)
     optimizer = _optimizer(learners, settings)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate_factor(step, steps, settings))
-    state = {"network": network, "optimizer": optimizer, "schedule": schedule, "losses": losses}
+    state: dict[str, Resumable] = {"network": network, "optimizer": optimizer, "schedule": schedule, "losses": losses}
     for step in run.steps(steps, state=state):
         network.train(settings.trainable == "all")
         chosen, chance = batch_of_step(step, len(data.images), batch, settings.seed)
