@@ -2,7 +2,7 @@
 
 import warnings
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Captum asks tqdm for a notebook widget; the plain bar it falls back to is what batch runs want.
 warnings.filterwarnings("ignore", message="IProgress not found")

@@ -9,6 +9,7 @@ import nbformat
 import pytest
 import yaml
 
+import repro
 from repro.catalogue import PRESETS, Table, all_tables
 from repro.parameters import preset_values, read_parameters
 from repro.project import code_root
@@ -127,3 +128,11 @@ def test_arrows_point_down_only() -> None:
                 if target in allowed and target != package and target not in allowed[package]:
                     wrong.append(f"{module_of(path)} imports {node.module}")
     assert not wrong
+
+
+def test_the_version_is_the_newest_of_the_changelog_and_the_citation() -> None:
+    newest = re.search(r"^## ([\d.]+) \(([\d-]+)\)$", (code_root() / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    citation = yaml.safe_load((code_root() / "CITATION.cff").read_text())
+    assert newest is not None
+    assert (citation["version"], str(citation["date-released"])) == newest.groups()
+    assert repro.__version__ == newest[1]
