@@ -213,7 +213,17 @@ def _launched() -> bool:
 
 
 def _torchrun(devices: int) -> int:
-    """This very command once per device; status of the first that failed."""
+    """This very command once per device; status of the first that failed.
+
+    Raises:
+        UserError: there are not that many devices.
+    """
+    import torch
+
+    there = torch.cuda.device_count() or os.cpu_count() or 1
+    if devices > there:
+        kind = "GPUs" if torch.cuda.is_available() else "cores"
+        raise UserError(f"--devices {devices}: this machine has {there} {kind}")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
     return subprocess.run([*launcher, "-m", "repro.cli", *sys.argv[1:]], check=False).returncode
 

@@ -377,7 +377,8 @@ def rebuild_report(preset: Preset, data_sets: Callable[[], Sequence[Mapping[str,
     """
     stamp = reports_root() / preset / STAMP
     made_from = _inputs_of_report(preset)
-    if (last := read_json(stamp)) and last.get("made_from") == made_from and _hashes(last["pages"]) == last["pages"]:
+    last = read_json(stamp)
+    if isinstance(last, dict) and last.get("made_from") == made_from and _hashes(last["pages"]) == last["pages"]:
         return []
     from repro.report.pages import render_all
 

@@ -1,5 +1,8 @@
 """Parameters are checked before a kernel starts; every message names the value and the way out."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +14,7 @@ from typer.testing import CliRunner
 from repro.catalogue import Table, all_tables
 from repro.cli import app
 from repro.parameters import parse_assignments, parse_parameters, preset_values, read_parameters, strict_yaml
-from repro.project import UserError
+from repro.project import UserError, code_root
 from repro.report.experiment import Experiment
 
 GOOD = {"preset": "quick", "images": 50, "rate": 0.1, "method": "label", "seeds": [0, 1]}
@@ -159,3 +162,24 @@ def test_the_command_refuses_before_any_kernel(table: Table, tmp_path: Path, arg
     result = CliRunner().invoke(app, arguments)
     assert isinstance(result.exception, UserError)
     assert not (tmp_path / "reports").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--preset", "nope"], "--preset nope: allowed: smoke, quick, paper"),
+        (["run", "--preset", "quik"], "did you mean 'quick'? (allowed: smoke, quick, paper)"),
+        (["run", "--set", "images=3", "--set", "images=4"], "--set images: given twice"),
+        (["train", "ega", "table1", "--devices", "9999"], "--devices 9999: this machine has"),
+    ],
+)
+def test_messages_of_the_command(table: Table, arguments: list[str], message: str) -> None:
+    error = str(CliRunner().invoke(app, arguments).exception)
+    assert message in error and error.count("allowed") <= 1
+
+
+def test_a_terminal_of_ascii_gets_escapes(table: Table) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(code_root())}
+    command = [sys.executable, "-m", "repro.cli", "run", "--set", "ä=1"]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert found.returncode == 2 and "unknown parameter '\\xe4'" in found.stderr and "Traceback" not in found.stderr
