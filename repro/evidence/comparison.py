@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -51,6 +51,17 @@ class CellComparison:
     runs: str
     """E.g. "3 seeds"; empty where no seed plays a part."""
     images: int | None
+    ran: Mapping[str, str] = field(default_factory=dict)
+    """Data set and network that were really run, by the name of their axis."""
+
+    @property
+    def axes(self) -> dict[str, str]:
+        """The setting as it is shown: what was run, and for what it stands, e.g. "squeezenet (for vgg16)"."""
+        ran = {name: self.ran.get(name, str(value)) for name, value in self.setting.items()}
+        return {
+            name: str(value) if ran[name] == str(value) else f"{ran[name]} (for {value})"
+            for name, value in self.setting.items()
+        }
 
     @property
     def ours_text(self) -> str:
@@ -109,6 +120,11 @@ def _compare(
         ours=measured.cell(address),
         runs=_runs_text(len({row.seed for row in rows} - {None}), measured.records[address.table]),
         images=max((row.n for row in rows if row.n is not None), default=None),
+        ran={
+            axis: ", ".join(sorted(names))
+            for axis in ("dataset", "network")
+            if (names := {str(getattr(row, axis)) for row in rows} - {""})
+        },
     )
 
 

@@ -34,8 +34,11 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str
 
 def cell_name(cell: CellComparison) -> str:
     """Method and setting of a cell, e.g. "ScoreCAM++ (gate = tanh)"."""
-    axes = ", ".join(f"{name} = {value}" for name, value in cell.setting.items())
-    return f"{cell.method_label} ({axes})" if axes else cell.method_label
+    return f"{cell.method_label} ({_axes(cell)})" if cell.setting else cell.method_label
+
+
+def _axes(cell: CellComparison) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in cell.axes.items())
 
 
 def plain(text: str) -> str:
@@ -202,13 +205,17 @@ def bullet_list(sentences: Sequence[str]) -> str:
     return "<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) + "</ul>"
 
 
+class Best(str):
+    """Text of a cell that is the best of its column."""
+
+
 def data_table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table whose first column holds the row headers; every cell is escaped."""
+    """A table whose first column holds the row headers; every cell is escaped, the best of a column is bold."""
     head = "".join(f'<th scope="col" {_LEFT}>{escape(str(column))}</th>' for column in columns)
     body = "".join(
         "<tr>"
         + f'<th scope="row" {_LEFT}>{escape(str(row[0]))}</th>'
-        + "".join(f"<td {_LEFT}>{escape(str(cell))}</td>" for cell in row[1:])
+        + "".join(f"<td {_LEFT}>{_cell(cell)}</td>" for cell in row[1:])
         + "</tr>"
         for row in rows
     )
@@ -218,26 +225,43 @@ def data_table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any
     )
 
 
+def _cell(content: Any) -> str:
+    text = escape(str(content))
+    return f"<strong>{text}</strong>" if isinstance(content, Best) else text
+
+
+def _best(cells: Sequence[CellComparison]) -> dict[str, float]:
+    """Our best value of each metric that has a better side and more than one value."""
+    found: dict[str, list[float]] = {}
+    for cell in cells:
+        if cell.ours is not None and cell.better in ("lower", "higher"):
+            found.setdefault(cell.metric, []).append(cell.ours.value)
+    side = {cell.metric: min if cell.better == "lower" else max for cell in cells}
+    return {metric: side[metric](values) for metric, values in found.items() if len(values) > 1}
+
+
 def comparison_table(caption: str, cells: Sequence[CellComparison]) -> str:
-    """Paper and ours side by side: a row per method and setting, two columns per metric."""
+    """Paper and ours side by side: a row per method and setting, two columns per metric; our best value is bold."""
     metrics = {cell.metric: cell for cell in cells}
     rows: dict[tuple[str, str], dict[str, CellComparison]] = {}
     for cell in cells:
-        axes = ", ".join(f"{name} = {value}" for name, value in cell.setting.items())
-        rows.setdefault((cell.method_label, axes), {})[cell.metric] = cell
-    columns = ["method"] + (["setting"] if any(axes for _, axes in rows) else [])
+        rows.setdefault((cell.method_label, str(cell.setting)), {})[cell.metric] = cell
+    columns = ["method"] + (["setting"] if any(cell.setting for cell in cells) else [])
     printed = {cell.metric for cell in cells if cell.published}
     for metric, cell in metrics.items():
         unit = f", {cell.unit}" if cell.unit and cell.unit not in cell.metric_label else ""
         label = f"{cell.metric_label}{unit}" + {"lower": " ↓", "higher": " ↑"}.get(cell.better, "")
         columns += [f"{label}: paper", "ours [95 %]"] if metric in printed else [f"{label}: ours [95 %]"]
-    body = []
-    for (method, axes), found in rows.items():
-        line = [method] + ([axes] if "setting" in columns else [])
+    body, best = [], _best(cells)
+    for (method, _), found in rows.items():
+        shown = next((cell for cell in found.values() if cell.ran), next(iter(found.values())))
+        line = [method] + ([_axes(shown)] if "setting" in columns else [])
         for metric in metrics:
             cell_found = found.get(metric)
             if metric in printed:
                 line.append(cell_found.published_text if cell_found else "")
-            line.append(cell_found.ours_text if cell_found else "")
+            ours = cell_found.ours if cell_found else None
+            text = cell_found.ours_text if cell_found else ""
+            line.append(Best(text) if ours and ours.value == best.get(metric) else text)
         body.append(line)
     return data_table(caption, columns, body)

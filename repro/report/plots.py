@@ -92,7 +92,7 @@ def labeller(cells: Sequence[CellComparison]) -> Callable[[CellComparison], str]
     varying = {name for name, found in values.items() if len(found) > 1 or len(methods) == 1} | partial
 
     def label(cell: CellComparison) -> str:
-        axes = [f"{name} = {value}" for name, value in cell.setting.items() if name in varying]
+        axes = [f"{name} = {value}" for name, value in cell.axes.items() if name in varying]
         return ", ".join([*([cell.method_label] if len(methods) > 1 or not axes else []), *axes])
 
     return label

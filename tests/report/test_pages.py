@@ -9,10 +9,14 @@ from page_checks import Page, faults_of_markdown, faults_of_page
 
 from repro.batch.runner import rebuild_report
 from repro.catalogue import Table
+from repro.evidence.comparison import CellComparison
+from repro.evidence.judgement import Judge
+from repro.evidence.record import records_in
+from repro.evidence.statistics import Estimate
 from repro.files import write_changed
 from repro.project import code_root
-from repro.report.html import plain, with_unique_headings
-from repro.report.pages import write_dashboard, write_page
+from repro.report.html import cell_name, comparison_table, plain, with_unique_headings
+from repro.report.pages import page_text, write_dashboard, write_page
 
 ROOT = code_root()
 COMMITTED = sorted((ROOT / "reports" / "quick").rglob("*.html"))
@@ -157,6 +161,32 @@ def test_a_second_report_writes_nothing(tmp_path, monkeypatch):
 def test_each_fault_is_found(tmp_path, body, fault):
     assert not faults_of_page(GOOD.format('<a href="#a">x</a><a href="https://example.org">y</a>'), tmp_path / "x.html")
     assert any(fault in found for found in faults_of_page(GOOD.format(body), tmp_path / "x.html"))
+
+
+def test_a_table_says_what_was_run_and_marks_the_best() -> None:
+    def cell(method: str, value: float | None) -> CellComparison:
+        ours = None if value is None else Estimate(value, value - 1, value + 1, 3, "")
+        ran = {} if value is None else {"network": "squeezenet"}
+        return CellComparison(method, method, "e", "error", "%", "lower", {"network": "vgg16"}, None, ours, "", 3, ran)
+
+    cells = [cell("A", 4.0), cell("B", 3.0), cell("C", None)]
+    table = comparison_table("t", cells)
+    assert table.count("<strong>") == 1 and "<strong>3.00 [2.00, 4.00]</strong>" in table
+    assert (
+        cell_name(cells[0]) == "A (network = squeezenet (for vgg16))" and cell_name(cells[2]) == "C (network = vgg16)"
+    )
+
+
+def test_a_page_begins_with_the_answer(tmp_path) -> None:
+    folder = ROOT / "reports" / "quick" / ONE_TABLE
+    judge = Judge(records_in(ROOT / "reports" / "quick"))
+    page = page_text(folder, Table(ONE_TABLE), "quick", judge)
+    start = page.index("<h1")
+    answer = page[start : page.index("</section>", start)]
+    assert "The answer" in answer and f"repro run {ONE_TABLE} --preset quick" in answer
+    assert 'class="verdict' in answer and "Instead of" in answer and "Set-up of this run" not in answer
+    failed = page_text(folder, Table(ONE_TABLE), "quick", judge, error="boom")
+    assert "The answer" not in failed and "boom" in failed
 
 
 def test_headings_of_one_name_get_ids_of_their_own() -> None:
