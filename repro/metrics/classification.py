@@ -42,7 +42,7 @@ def ten_crop_scores(
 def top_k_correct(scores: Float[Tensor, "n classes"], target: Int[Tensor, " n"], k: int = 1) -> Bool[Tensor, " n"]:
     """Whether the true class is among the k best; what `Top1Loc` and `Top5Loc` take.
 
-    Raises ValueError for a k outside 1 … number of classes.
+    Raises ValueError for a k outside 1 … number of classes, and for scores that are NaN or infinite.
 
     Example:
         >>> top_k_correct(torch.tensor([[0.1, 0.9], [0.1, 0.9]]), torch.tensor([0, 1])).tolist()
@@ -50,6 +50,10 @@ def top_k_correct(scores: Float[Tensor, "n classes"], target: Int[Tensor, " n"],
     """
     if not 1 <= k <= scores.shape[1]:
         raise ValueError(f"k is {k}, expected 1 … {scores.shape[1]} (the number of classes)")
+    finite = scores.isfinite().all(dim=1)
+    if not bool(finite.all()):
+        first = int(finite.logical_not().nonzero()[0])
+        raise ValueError(f"scores[{first}] holds NaN or infinity; check the network that made it for overflow")
     return (scores.topk(k, dim=1).indices == target[:, None]).any(dim=1)
 
 

@@ -415,11 +415,13 @@ def measuring(subject: Subject, config: ExplanationConfig) -> Callable[[Run], di
 def _score_batch(subject: Subject, part: slice, config: ExplanationConfig) -> dict[str, Tensor]:
     raw = make_maps(subject, part, config.methods, config.augmented_copies, config.precision)
     maps = torch.cat(list(raw.values()), dim=1)
+    _require_finite(maps.isfinite().flatten(2).all(dim=2), subject, part, config.methods, "map")
     inputs, targets = subject.inputs(part), subject.targets[part].to(subject.device)
     common: dict[str, Any] = {"normalisation": subject.classifier.normalisation}
     network = subject.classifier.network
     kept = explanation_scores(network, inputs, maps, targets, config.faithfulness, **common)
     removed = explanation_scores(network, inputs, maps, targets, config.faithfulness, region="removed", **common)
+    _require_finite(kept.masked.logit.isfinite(), subject, part, config.methods, "score behind its map")
     found = {
         "original_logit": kept.original.logit,
         "original_probability": kept.original.probability,
@@ -436,3 +438,15 @@ def _score_batch(subject: Subject, part: slice, config: ExplanationConfig) -> di
         )
         found |= {"insertion": curves.insertion_auc, "deletion": curves.deletion_auc}
     return found
+
+
+def _require_finite(
+    finite: Bool[Tensor, "k m"], subject: Subject, part: slice, methods: Sequence[str], what: str
+) -> None:
+    if not bool(finite.all()):
+        row, column = finite.logical_not().nonzero()[0].tolist()
+        image, settings = subject.images.ids[part.start + row], subject.settings
+        raise ValueError(
+            f"image '{image}' of {settings.dataset}: the {what} of {methods[column]} is NaN or infinite; check "
+            f"{settings.architecture}'s weights and precision"
+        )

@@ -138,10 +138,19 @@ def accuracy(classifier: Classifier, data: LabelledImages, batch_size: int = 64)
 def predicted_classes(
     classifier: Classifier, images: UInt8[Tensor, "n 3 h w"], batch_size: int = 64
 ) -> Int[Tensor, " n"]:
-    """Index of the highest logit per image, on the CPU; computed where the network is."""
+    """Index of the highest logit per image, on the CPU; computed where the network is.
+
+    Raises:
+        ValueError: a logit is NaN or infinite; the message counts the image.
+    """
     device = next(classifier.network.parameters()).device
     apply = classifier.normalisation.apply
-    return torch.cat([classifier.network(apply(part.to(device))).argmax(1).cpu() for part in images.split(batch_size)])
+    logits = torch.cat([classifier.network(apply(part.to(device))) for part in images.split(batch_size)]).cpu()
+    finite = logits.isfinite().all(dim=1)
+    if not bool(finite.all()):
+        first = int(finite.logical_not().nonzero()[0])
+        raise ValueError(f"images[{first}]: {classifier.architecture} gives NaN or infinite logits; check its weights")
+    return logits.argmax(1)
 
 
 class _Losses:

@@ -99,3 +99,6 @@ def test_class_errors_and_top_k_agree():
         assert float(100 * (~top_k_correct(scores, target, k)).float().mean()) == error
     with pytest.raises(ValueError, match="number of classes"):
         top_k_correct(scores, target, 4)
+    scores[2, 1] = torch.nan
+    with pytest.raises(ValueError, match="scores\\[2\\] holds NaN"):
+        top_k_correct(scores, target)
