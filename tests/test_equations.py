@@ -35,3 +35,15 @@ def test_every_number_has_a_function_that_exists() -> None:
 def _place(number: str) -> tuple[int, int, str]:
     kind, digits, letter = re.fullmatch(r"(eq\.|line|Table A\.) ?(\d+)(\w?)", number).groups()  # type: ignore[union-attr]
     return ["eq.", "line", "Table A."].index(kind), int(digits), letter
+
+
+def test_a_table_is_followed_through_at_most_fourteen_files_that_exist() -> None:
+    page = (code_root() / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = page.split("\n## From a notebook to the number in its record\n")[1].split("\n## ")[0]
+    tables = section.split("\n**")[1:]
+    assert [table.split(",")[0] for table in tables] == list(NUMBERS)
+    for table in tables:
+        files = re.findall(r"^\d+\. `(.+)`$", table, flags=re.MULTILINE)
+        assert 3 <= len(files) <= 14
+        assert files[0].startswith("notebooks/")
+        assert not [file for file in files if not (code_root() / file).exists()]
