@@ -32,8 +32,7 @@ def show_plan(tables: list[Table], preset: Preset, overrides: dict[str, object],
     Raises:
         UserError: the parameters of a table are not valid.
     """
-    from repro.planning.cost import MODEL
-    from repro.planning.plan import make_plan
+    from repro.plan import MODEL, make_plan
 
     quiet = Console(stderr=True, highlight=False, soft_wrap=True)
     plan = make_plan(
@@ -309,7 +308,7 @@ def plan(
     ids: Ids = None,
     preset: PresetOption = "smoke",
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="replace one parameter")] = None,
-    steps: Annotated[int, typer.Option("--steps", min=2, help="timed steps of every kind")] = 4,
+    steps: Annotated[int, typer.Option("--steps", min=2, help="timed steps of the commonest kind of every loop")] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="print the plan as JSON")] = False,
 ) -> None:
     """Predict time, memory, disk space and GPU hours of tables from a few steps of each training on this device.

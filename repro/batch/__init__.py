@@ -1,1 +1,1 @@
-"""Notebook execution with papermill, planning and the cluster workflow."""
+"""Notebook execution with papermill, and the cluster workflow."""
