@@ -6,7 +6,9 @@ GPU-days. It is optional (`pip install .[cluster]`) and may live in an environme
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -92,22 +94,59 @@ def run_on_cluster(
         raise UserError("these values are some tables' preset and other tables' trial; run the two apart")
     folder = reports_root() / preset / ".workflow"
     write_json(folder / "config.json", _configuration(waiting, preset, assignments))
-    command = _snakemake(folder, executor, profile, jobs_at_once) + (["--dry-run"] if dry_run else [])
+    command = _snakemake(folder, executor, profile, jobs_at_once)
     if dry_run:
         for line in _submissions(waiting, preset):
             console.print(line, markup=False)
-    code = subprocess.run(command, env=_environment(), check=False).returncode
-    if dry_run:
-        return 1 if code else 0
-    # One judge: the records, not the scheduler's exit status.
-    missing = [job for job in waiting if not job.is_current()]
+        return 1 if _run_alone([*command, "--dry-run"], folder) else 0
+    before = [_run_of(job) for job in waiting]
+    code = _run_alone(command, folder)
+    # A record counts that is current and, where an older one was so already, was written by this run.
+    missing = [
+        job
+        for job, earlier in zip(waiting, before, strict=True)
+        if not job.is_current() or (job.force and _run_of(job) == earlier)
+    ]
     for job in missing:
         console.print(f"failed: {job.table.id}: see {job.page}", markup=False)
     from repro.report.pages import write_dashboard
 
     dashboard = write_dashboard(preset)
     console.print(f"{len(jobs) - len(missing)} of {len(jobs)} records valid; dashboard: {dashboard}", markup=False)
-    return 1 if missing else 0
+    if code and not missing:
+        console.print(f"Snakemake ended with status {code} although every record is valid; see its messages above")
+    return 1 if missing or code else 0
+
+
+def _run_of(job: Job) -> str | None:
+    record = job.record()
+    return None if record is None else record.run_id
+
+
+def _run_alone(command: Sequence[str], folder: Path) -> int:
+    """Run Snakemake in its folder, which no other one may use meanwhile; its exit status.
+
+    The lock is the operating system's and is held by Snakemake too, so that it lasts as long as one of the two lives
+    and never outlives both. Snakemake's own lock is a file that stays when it is killed; it is not used.
+
+    Raises:
+        UserError: another one is at work there, perhaps started by a command that was killed.
+    """
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"Snakemake is at work in {folder} already, perhaps for a command that was killed; wait for it to end "
+                "or stop it"
+            ) from None
+        process = subprocess.Popen(command, env=_environment(), pass_fds=[lock.fileno()])
+        try:
+            return process.wait()
+        except BaseException:
+            process.terminate()  # it cancels its jobs
+            process.wait()
+            raise
 
 
 def _submissions(jobs: Sequence[Job], preset: Preset) -> Iterator[str]:
@@ -139,7 +178,19 @@ def _snakemake(folder: Path, executor: Executor, profile: Path | None, jobs_at_o
     command = [program, "--snakefile", str(_HERE / "workflow" / "Snakefile"), "--directory", str(folder)]
     command += ["--configfile", str(folder / "config.json"), "--forceall"]
     command += ["--profile", str(profile or _HERE / "workflow" / "profiles" / _PROFILES[executor])]
+    command += ["--nolock"]
+    if executor == "slurm" and not _has_accounting():
+        command += ["--slurm-status-command", "squeue"]
     return command + (["--jobs", str(jobs_at_once)] if executor == "snakemake" or jobs_at_once > 1 else [])
+
+
+def _has_accounting() -> bool:
+    """Whether `sacct` knows how jobs ended; without accounting `squeue` must be asked, as long as it remembers them."""
+    try:
+        shown = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return True
+    return not re.search(r"^AccountingStorageType\s*=\s*(accounting_storage/none|\(null\))", shown.stdout, re.MULTILINE)
 
 
 def _environment() -> dict[str, str]:
