@@ -59,13 +59,12 @@ def test_training_jobs_are_possible() -> None:
 
 def test_shared_trainings_on_several_devices_come_first() -> None:
     """Such a training gives up when another job has its run; so whoever shares one waits for it."""
-    from repro.studies.cam_methods import trained_as
     from repro.studies.ega import trials_of
 
     def trainings(id: str) -> set[str]:
         trials = trials_of(id, preset_values(Table(id), "paper"))
         own = {"test_images", "class_crops"}  # of the evaluation
-        return {f"{one.study.model_dump(exclude=own)} {trained_as(one.settings)!r}" for one in trials}
+        return {f"{one.study.model_dump(exclude=own)} {one.settings.trained_as!r}" for one in trials}
 
     ega = {table.id: resources_of(table, "paper") for table in all_tables() if table.paper == "ega"}
     keys = {id: trainings(id) for id in ega}
