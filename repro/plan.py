@@ -31,13 +31,11 @@ from repro.models.classifiers import ARCHITECTURES, Classifier, load_classifier
 from repro.models.split_classifier import SplitClassifier, resnet50_split
 from repro.parameters import parameters_hash, preset_values
 from repro.sampling_store import Cost, Sample, SamplingStore, clock
-from repro.studies.dfg import DFGRun
-from repro.studies.dfg_accuracy import targets_of, train_wanted, wanted_of
+from repro.studies.dfg import DFGRun, targets_of, train_wanted, wanted_of
 from repro.studies.dfg_protocol import PROTOCOLS, paper_settings
 from repro.studies.ega import ensembles_of, localise_all, trials_of
 from repro.studies.explanations import AREA_MATCHED, PAPER_METHODS, SubjectSettings, explain, make_maps, prepare_subject
 from repro.studies.scorecampp import gate_columns, objects_subject
-from repro.training.baselines import load_source
 from repro.training.run_store import RunConfig, RunStore
 
 MARGIN, ANALYSIS_SECONDS = 0.3, 10.0
@@ -350,15 +348,7 @@ class Planner:
             outer, _, inner = name.partition(".")
             values[outer] = {**values[outer], inner: number} if inner else number
         store = SamplingStore(Path(), repeats=self._repeats, clock=self._clock, alike=self._alike)
-        kept: dict[int, SplitClassifier] = {}
-
-        def networks(tensors: dict[str, Tensor], *arguments: Any) -> SplitClassifier:
-            """One for all trainings that were sampled as one: a table may have hundreds."""
-            if id(tensors) not in kept:
-                kept[id(tensors)] = load_source(tensors, *arguments)
-            return kept[id(tensors)]
-
-        fakes: dict[Any, Callable[..., Any]] = {load_dataset: seen.images, load_source: networks}
+        fakes: dict[Any, Callable[..., Any]] = {load_dataset: seen.images}
         fakes[load_classifier], fakes[resnet50_split] = seen.classifier, seen.resnet50
         with _substituted(fakes), redirect_stdout(io.StringIO()):
             study.run(values, store)
