@@ -210,14 +210,7 @@ def _put_head(classifier: ReplicaNetwork, head: ReplicaNetwork) -> None:
 
 
 def _draws(
-    nets: TargetNetworks, tasks: ReplicaTasks, settings: DFGSettings, slots: int, real_classes: RealClasses
+    nets: TargetNetworks, tasks: ReplicaTasks, settings: DFGSettings, slots: int, real: RealClasses
 ) -> CycleDraws:
-    return CycleDraws(
-        tasks,
-        steps=settings.cycle,
-        slots=slots,
-        batch=settings.batch,
-        noise=_NOISE,
-        real_classes=real_classes,
-        dtype=nets.dtype,
-    )
+    sizes = {"steps": settings.cycle, "slots": slots, "batch": settings.batch, "noise": _NOISE}
+    return CycleDraws(tasks, **sizes, real_classes=real, dtype=nets.dtype)

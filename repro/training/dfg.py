@@ -87,12 +87,7 @@ class FilterAttention:
         return self.star.gather(1, labels[..., None].expand(-1, -1, self.star.shape[-1]))
 
     def refresh(self, network: Callable[[int], SplitClassifier], losses: Float[Tensor, " r"]) -> None:
-        """Lines 21–25: measure the target's weights and set W*.
-
-        Args:
-            network: gives the current C(E(·)) of a replica.
-            losses: E's last loss per replica, for the released code's gate.
-        """
+        """Lines 21–25: measure W of the current C(E(·)) and set W*, by the released code's gate on E's last losses."""
         settings, readings, tasks = self._settings, self._readings, self._tasks
         own = [filter_weights(frozen_copy(network(r)), tasks, r, readings) for r in range(tasks.replicas)]
         target = used = torch.stack(own)

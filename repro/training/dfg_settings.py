@@ -1,7 +1,6 @@
 """Every number, every reading and every method of DFG's tables as frozen typed data (Algorithm 1 and Appendix A).
 
-`DFGReadings.paper()` is the text, `DFGReadings.released()` what the authors' code (commit 41fa92d, 2022) does; places
-where the two contradict are listed, with the tables they touch, in `repro/evidence/readings/dfg.yaml`.
+`DFGReadings.paper()` is the text, `DFGReadings.released()` what the authors' code (commit 41fa92d, 2022) does.
 """
 
 import math
@@ -18,55 +17,36 @@ from repro.vocabulary import DFGMethod
 
 
 class DFGReadings(BaseModel):
-    """Where the paper is silent, contradicts itself, or is contradicted by its released code."""
+    """Where the paper is silent, contradicts itself, or is contradicted by its released code.
+
+    Question, options and evidence of every field stand in the ledger, `repro/evidence/readings/dfg.yaml`; a test holds
+    the two together.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     critic_slope: float = 0.2
-    """Slope of lReLU in G and D. Paper: not given, DCGAN's 0.2. Released: `True`, i.e. 1.0: the critic is affine."""
     filter_weight_sign: Literal["loss_increase", "inverted"] = "loss_increase"
-    """Eq. (5): loss without the filter minus loss with it. Released: the opposite; helpful filters get low weights."""
     filter_weight_position: WeightPosition = "inside_norm"
-    """Eq. (9): W* inside the norm, a deactivated channel is not zero. Released: multiplied after the norm."""
     filter_weight_scale: Literal["filters", "raw"] = "filters"
-    """Eq. (6): times n_f, mean 1. Released: the raw softmax, about 1/n_f, multiplies the features."""
     rho_blend: Literal["blend", "target_only"] = "blend"
-    """Eq. (7): ρ·source + (1−ρ)·target. Released: the blend is only written to a file, G gets the target's weights."""
     initial_threshold: float = 0.95
-    """δ for the source's weights (Algorithm 1, line 4). Released: 0.90 at the start, 0.95 at updates."""
     threshold_unit: ThresholdUnit = "filters"
-    """Text: 0.95 of the mean over *filters*. Algorithm 1 prints δ/n_l, n_l = number of classes: `classes`."""
     threshold_on: Literal["blend", "target"] = "blend"
-    """Which weight must exceed δ. Algorithm 1, line 24 tests the target's; eq. (7) with the text reads as the blend."""
     filter_update_gate: float | None = None
-    """Update filter weights only while E's loss is below this. Paper: no gate. Released: 0.05."""
     knockout_bias: Literal["zeroed", "kept"] = "zeroed"
-    """θ^{\\j} has *all* elements of filter j zero. Released: the bias stays."""
     filter_weight_images: PositiveInt | None = None
-    """Images per class in eq. (6); None = all n_c of them. Released: at most 10."""
     source_head: Literal["as_trained", "refitted"] = "as_trained"
-    """C_S for the source's weights. With other class meanings (digits → clothes) its last layer is meaningless for the
-    target labels; `refitted` trains a new last layer on the frozen source first (released code, ResNet-50 only)."""
     hidden: tuple[PositiveInt, PositiveInt] = (120, 84)
-    """Fully connected layers of LeNet-5, Table A.3. Released: 1024 and 128."""
     dropout: float = 0.0
-    """Dropout of VGG-16's fully connected layers; Table A.5 lists none. Released: 0.5."""
     real_loss_count: PositiveInt = 1
-    """How often the real-data cross-entropy enters the joint step of E and C. Released: twice (regulariser halved)."""
     critic_batches: CriticBatches = "fresh"
-    """Algorithm 1, line 7: a fresh batch per critic update. Released: a window over the last five steps' batches."""
     generator_order: GeneratorOrder = "activation_then_norm"
-    """Tables A.4–A.8 list lReLU before batch norm. Released: batch norm first (DCGAN), except in the last layer."""
     convolution_bias: bool = True
-    """Eq. (8) has b_l, "the biases were set to zero". Released: G and D have no biases."""
     resize: Literal["squash", "crop"] = "squash"
-    """ResNet-50's images "resized to 256 × 256": both sides, or the short one and a centre crop (torchvision's way)."""
     test_crop: Literal["central", "none"] = "central"
-    """Test images of ResNet-50: the central 224 × 224, or all 256 × 256 as in the released code; not stated."""
     input_scale: InputScale = "symmetric"
-    """Appendix A scales to [−1, 1], also for ResNet-50, whose torchvision weights expect ImageNet's statistics."""
     fixed_batch_norm: Literal["fixed", "moving"] = "fixed"
-    """Whether the batch statistics of layers that Fine-tuning fixes stay fixed too (ResNet-50); not stated."""
 
     @classmethod
     def paper(cls) -> "DFGReadings":

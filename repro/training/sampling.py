@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from repro.data.images import IMAGENET, ImageSet
+from repro.training.draws import cut_out, generator, places
 
 CriticBatches = Literal["fresh", "window"]
 RealClasses = Literal["as_they_are", "balanced"]
@@ -74,16 +75,12 @@ def _crop_and_flip(images: Tensor, augmentation: Augmentation, moves: Tensor | N
     if moves is None and not augmentation.central:
         return images
     flat = pad(images.flatten(0, -4), (augmentation.padding,) * 4)
-    room = flat.shape[-1] - size
+    whole = flat.shape[-1]
     if moves is None:
-        return flat[..., room // 2 : room // 2 + size, room // 2 : room // 2 + size].unflatten(0, lead)
-    offsets = (moves[..., :2].flatten(0, -2) * (room + 1)).long()
-    line = torch.arange(size, device=images.device)
-    columns = torch.where(moves[..., 2].flatten()[:, None] < 0.5, line, line.flip(0)) + offsets[:, 1:]
-    rows = line + offsets[:, :1]
-    sample = torch.arange(len(flat), device=images.device)[:, None, None]
-    # Advanced indices around the channel slice put the channel axis last.
-    return flat[sample, :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1).unflatten(0, lead)
+        first = (whole - size) // 2
+        return flat[..., first : first + size, first : first + size].unflatten(0, lead)
+    top, left, mirrored = moves.flatten(0, -2).unbind(-1)
+    return cut_out(flat, places(top, size, whole), places(left, size, whole), mirrored >= 0.5).unflatten(0, lead)
 
 
 def resident(data: ImageSet, grey: bool, border: int = 0, scale: InputScale = "symmetric") -> ResidentData:
@@ -255,11 +252,11 @@ def stream_seed(seed: int, purpose: str, cycle: int) -> int:
 
 def stream(seed: int, purpose: str, cycle: int, device: torch.device) -> torch.Generator:
     """Random numbers as a function of seed, purpose and cycle."""
-    return torch.Generator(device).manual_seed(stream_seed(seed, purpose, cycle))
+    return generator(stream_seed(seed, purpose, cycle), device)
 
 
-def _uniform(shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    return torch.rand(*shape, generator=generator, device=generator.device)
+def _uniform(shape: Sequence[int], draw: torch.Generator) -> Tensor:
+    return torch.rand(*shape, generator=draw, device=draw.device)
 
 
 def one_hot(labels: Int[Tensor, "*b"], classes: int, dtype: torch.dtype) -> Float[Tensor, "*b k"]:

@@ -199,10 +199,9 @@ def filter_weights(
 
 
 def source_attention(source: SplitClassifier, tasks: ReplicaTasks, settings: DFGSettings) -> dict[str, Tensor]:
-    """DELTA's channel weights of every regularised layer: E's last convolution, then C's tapped ones.
+    """DELTA's channel weights of every regularised layer, on four batches of a replica's own images.
 
-    Measured per replica on four batches of its own images with a source whose last layer was refitted to the target
-    classes, as DELTA does.
+    The source's last layer is refitted to the target classes first, as DELTA does.
     """
 
     def of_replica(replica: int) -> list[Tensor]:
@@ -301,12 +300,9 @@ def log_accuracy(run: Run, step: int, networks: TargetNetworks, tasks: ReplicaTa
     """Log every replica's `<replica>/{test,held_out}/{top1_accuracy,macro_recall}`, in percent."""
     everything = torch.arange(len(tasks.test.labels), device=tasks.device)
     for r in range(tasks.replicas):
-        network = networks.classify(r).eval()
-        values = {}
-        for name, data, index in (
-            ("test", tasks.test, everything),
-            ("held_out", tasks.train, tasks.held_out[r].to(tasks.device)),
-        ):
+        network, values = networks.classify(r).eval(), {}
+        held_out = tasks.held_out[r].to(tasks.device)
+        for name, data, index in (("test", tasks.test, everything), ("held_out", tasks.train, held_out)):
             if len(index):
                 predicted = predict(network, data, index, tasks.augmentation)
                 confusion = confusion_counts(predicted, data.labels[index], tasks.classes)
@@ -326,30 +322,19 @@ def chosen_accuracies(
 ) -> dict[str, dict[str, int | float]]:
     """Test accuracies under several ways of choosing the iterate, from the history `log_accuracy` wrote.
 
-    Args:
-        history: of a finished training.
-        replica: which replica of it.
-        equal_updates: step at which this method has taken as many steps on real data as DFG takes in all.
-
     Returns:
         `last`: the last iterate; `held_out`: the iterate with the best macro recall on held-out *training* images (the
         latest of equals; missing without a held-out part); `best_on_test`: the authors' convention, chosen on the
-        test set and therefore optimistic; `equal_updates`: the iterate of that step, missing where it was not
-        evaluated. Each maps `top1_accuracy`, `macro_recall` and `step` to numbers.
+        test set and therefore optimistic; `equal_updates`: the iterate of the step `equal_updates`, missing where it
+        was not evaluated. Each maps `top1_accuracy`, `macro_recall` and `step` to numbers.
     """
-    rows = [row for row in history if f"{replica}/test/top1_accuracy" in row]
+    names = {"step": "step", **{name: f"{replica}/test/{name}" for name in ("top1_accuracy", "macro_recall")}}
+    rows = [row for row in history if names["top1_accuracy"] in row]
     if not rows:
         raise ValueError(f"the history has no test accuracy of replica {replica}")
-    chosen = {"last": rows[-1], "best_on_test": max(rows, key=lambda row: row[f"{replica}/test/top1_accuracy"])}
-    if f"{replica}/held_out/macro_recall" in rows[0]:
-        chosen["held_out"] = max(rows[::-1], key=lambda row: row[f"{replica}/held_out/macro_recall"])
+    chosen = {"last": rows[-1], "best_on_test": max(rows, key=lambda row: row[names["top1_accuracy"]])}
+    if (held_out := f"{replica}/held_out/macro_recall") in rows[0]:
+        chosen["held_out"] = max(rows[::-1], key=lambda row: row[held_out])
     equal = [row for row in rows if row["step"] == equal_updates]
     chosen |= {"equal_updates": equal[0]} if equal else {}
-    return {
-        rule: {
-            "step": row["step"],
-            "top1_accuracy": row[f"{replica}/test/top1_accuracy"],
-            "macro_recall": row[f"{replica}/test/macro_recall"],
-        }
-        for rule, row in chosen.items()
-    }
+    return {rule: {name: row[key] for name, key in names.items()} for rule, row in chosen.items()}
