@@ -212,5 +212,5 @@ def _put_head(classifier: ReplicaNetwork, head: ReplicaNetwork) -> None:
 def _draws(
     nets: TargetNetworks, tasks: ReplicaTasks, settings: DFGSettings, slots: int, real: RealClasses
 ) -> CycleDraws:
-    sizes = {"steps": settings.cycle, "slots": slots, "batch": settings.batch, "noise": _NOISE}
-    return CycleDraws(tasks, **sizes, real_classes=real, dtype=nets.dtype)
+    steps, batch = settings.cycle, settings.batch
+    return CycleDraws(tasks, steps=steps, slots=slots, batch=batch, noise=_NOISE, real_classes=real, dtype=nets.dtype)
