@@ -5,39 +5,12 @@ from pathlib import Path
 from typing import get_args
 
 from repro.data import readers
-from repro.data.font_digits import load_font_digits
 from repro.data.images import ImageSet
 from repro.data.listing import Listing, LoadRequest, choose_split, load_listing
 from repro.data.preparation import check
-from repro.data.registry import DatasetEntry, Fit, OnBadImage, find_entry
-from repro.data.scenes import load_garment_scenes, load_scenes
+from repro.data.registry import ENTRIES, DatasetEntry, Fit, OnBadImage, find_entry
+from repro.data.scenes import load_font_digits, load_garment_scenes, load_scenes
 from repro.project import UserError, data_root
-
-READERS: dict[str, Callable[[Path, str], Listing]] = {
-    reader.__name__: reader
-    for reader in (
-        readers.digits,
-        readers.mnist,
-        readers.fashion_mnist,
-        readers.emnist_digits,
-        readers.cifar10,
-        readers.cifar10_jpg,
-        readers.svhn,
-        readers.stl10,
-        readers.cinic10,
-        readers.dogs_vs_cats,
-        readers.oxford_pets,
-        readers.caltech256,
-        readers.food101,
-        readers.imagenet,
-        readers.imagenet_sample,
-        readers.tiny_imagenet,
-        readers.cub,
-        readers.ilsvrc,
-        readers.openimages30k,
-    )
-}
-"""Sets that are listed first and read then: `(folder, split)` → listing."""
 
 GENERATORS: dict[str, Callable[[LoadRequest], ImageSet]] = {
     "scenes": lambda r: load_scenes(r.split, r.limit, r.size, r.seed, 1),
@@ -46,6 +19,11 @@ GENERATORS: dict[str, Callable[[LoadRequest], ImageSet]] = {
     "garment_scenes": lambda r: load_garment_scenes(r.root, r.split, r.limit, r.size, r.seed),
 }
 """Sets that are streams: image `i` of (split, seed) is made when it is asked for."""
+
+READERS: dict[str, Callable[[Path, str], Listing]] = {
+    name: getattr(readers, name) for name, entry in ENTRIES.items() if entry.splits and name not in GENERATORS
+}
+"""Sets that are listed first and read then: `(folder, split)` → listing, a function of that name in `readers`."""
 
 
 class MissingDataError(UserError):

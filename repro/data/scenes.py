@@ -1,4 +1,6 @@
-"""Embedded *part-whole scenes*: objects that share a body and differ only in a small part.
+"""Images made when they are used: part-whole scenes, font digits, garment scenes.
+
+Embedded *part-whole scenes*: objects that share a body and differ only in a small part.
 
 Every object is a blob (body) of random colour, texture, pose and scale with a small emblem (part) attached to
 its rim. Only the emblem's shape depends on the class; body, background and distractors are drawn from one
@@ -11,17 +13,18 @@ geometry is in units of the image side and drawn before the pixel noise, so size
 
 import math
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_closing, binary_fill_holes
 
 from repro.data import readers
-from repro.data.images import FASHION_MNIST, ImageSet
+from repro.data.images import DIGITS, FASHION_MNIST, ImageSet
 from repro.data.listing import choose_split
 
 # The eight class-specific emblems of the part-whole scenes, each a coverage mask on a disc of radius 1.
@@ -86,9 +89,9 @@ EMBLEMS: dict[str, Emblem] = {
 }
 
 
-SPLITS = ("train", "val", "test")
 CLASSES: list[str] = list(EMBLEMS)
 SCENE_COUNTS: dict[str, int] = {"train": 2000, "val": 400, "test": 600}
+SPLITS = tuple(SCENE_COUNTS)
 
 Canvas = Float[np.ndarray, "s s 3"]
 Mask = Bool[np.ndarray, "s s"]
@@ -131,8 +134,12 @@ def load_scenes(
     Raises:
         ValueError: unknown split, size below 32, `limit` below 1 or `objects` not 1 or 2.
     """
-    _check_arguments(split, limit, size, objects)
-    count = SCENE_COUNTS[split] if limit is None else limit
+    all_scenes = choose_split(SCENE_COUNTS, split, "scenes")
+    if size < 32:
+        raise ValueError(f"size={size}: scenes need at least 32 pixels to draw their parts")
+    if (limit is not None and limit < 1) or objects not in (1, 2):
+        raise ValueError(f"limit={limit}, objects={objects}: expected at least 1 image or None, and 1 or 2 objects")
+    count = all_scenes if limit is None else limit
     scenes = [render_scene(split, seed, index, size, objects) for index in range(count)]
     return ImageSet(
         name="scenes" if objects == 1 else "scenes_two_objects",
@@ -166,17 +173,6 @@ def render_scene(split: str, seed: int, index: int, size: int, objects: int = 1)
     canvas += 0.03 * rng.standard_normal(canvas.shape, dtype=np.float32)
     image = (np.clip(canvas, 0.0, 1.0) * 255.0).round().astype(np.uint8)
     return Scene(image, np.array(boxes, dtype=np.int64), labels, whole, part)
-
-
-def _check_arguments(split: str, limit: int | None, size: int, objects: int) -> None:
-    if split not in SPLITS:
-        raise ValueError(f"split={split!r} of 'scenes': expected one of {', '.join(SPLITS)}")
-    if size < 32:
-        raise ValueError(f"size={size}: scenes need at least 32 pixels to draw their parts")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit}: expected at least 1 image or None")
-    if objects not in (1, 2):
-        raise ValueError(f"objects={objects}: expected 1 or 2")
 
 
 def _placements(rng: np.random.Generator, objects: int) -> list[tuple[Point, float]]:
@@ -282,15 +278,73 @@ def _box(mask: Mask) -> list[int]:
     return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
 
 
-# Garment scenes: real Fashion-MNIST garments composed over real photographs, with exact masks and boxes.
-#
-# Real pixels with ground truth as exact as a rendering's, for weakly supervised localisation at small cost. Garments of
-# `train` come from Fashion-MNIST's training images, those of `test` from its test images; photographs are
-# split by the parity of their position, so no garment and no photograph is in both. `val` is held out from training as
-# scenes, not as garments or photographs: it draws from the same ones as `train`, so it can choose a threshold but says
-# nothing about new images. Image `index` of `(split, seed)` does not depend on how many are drawn.
+# Font digits: rendered from matplotlib's DejaVu fonts, a source domain for transfer to handwritten digits.
 
-DEFAULT_SIZE = 96
+FONT_DIGIT_COUNTS: dict[str, int] = {"train": 4000, "val": 500, "test": 1000}
+_CANVAS = 96
+
+
+def load_font_digits(split: str = "train", limit: int | None = None, size: int = 32, seed: int = 0) -> ImageSet:
+    """Render the first `limit` (default 4000 / 500 / 1000) grey digits as RGB, classes in turn.
+
+    Raises:
+        ValueError: unknown split, or `limit` or `size` too small.
+    """
+    wanted = choose_split(FONT_DIGIT_COUNTS, split, "font_digits")
+    if size < 8 or (limit is not None and limit < 1):
+        raise ValueError(f"size={size}, limit={limit}: expected size >= 8 and limit >= 1 or None")
+    count = wanted if limit is None else limit
+    grey = np.stack([render_digit(split, seed, index, size) for index in range(count)])
+    return ImageSet(
+        name="font_digits",
+        split=split,
+        images=torch.from_numpy(grey)[:, None].repeat(1, 3, 1, 1),
+        labels=torch.arange(count) % len(DIGITS),
+        classes=DIGITS,
+        ids=[f"{split}-{seed}-{index}" for index in range(count)],
+    )
+
+
+def render_digit(split: str, seed: int, index: int, size: int) -> UInt8[np.ndarray, "s s"]:
+    """White digit `index % 10` on black: random font, rotation ±15°, shear, scale, shift, blur by resampling, noise."""
+    rng = np.random.default_rng([10 + SPLITS.index(split), seed, index])
+    image = Image.new("L", (_CANVAS, _CANVAS))
+    fonts = _fonts()
+    font = fonts[rng.integers(len(fonts))]
+    centre = (_CANVAS / 2, _CANVAS / 2)
+    ImageDraw.Draw(image).text(centre, DIGITS[index % len(DIGITS)], fill=255, font=font, anchor="mm")
+    warped = image.transform((_CANVAS, _CANVAS), Image.Transform.AFFINE, _font_pose(rng), Image.Resampling.BILINEAR)
+    small = np.asarray(warped.resize((size, size), Image.Resampling.BILINEAR), np.float32)
+    noisy = small * rng.uniform(0.7, 1.0) + rng.normal(0, rng.uniform(2, 20), small.shape)
+    return np.clip(noisy, 0, 255).astype(np.uint8)
+
+
+def _font_pose(rng: np.random.Generator) -> tuple[float, ...]:
+    """Coefficients of PIL's inverse map (output pixel → input pixel) about the centre."""
+    angle, shear = rng.normal(0, math.radians(8)), rng.normal(0, 0.15)
+    wide, tall = rng.uniform(0.8, 1.15, 2)
+    matrix = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    matrix = matrix @ np.array([[1 / wide, shear], [0.0, 1 / tall]])
+    middle = np.full(2, _CANVAS / 2)
+    shift = middle - matrix @ (middle + rng.uniform(-0.06, 0.06, 2) * _CANVAS)
+    return (*matrix[0], shift[0], *matrix[1], shift[1])
+
+
+@cache
+def _fonts() -> list[ImageFont.FreeTypeFont]:
+    import matplotlib
+
+    folder = Path(matplotlib.get_data_path()) / "fonts/ttf"
+    paths = [path for path in sorted(folder.glob("DejaVu*.ttf")) if "Display" not in path.name]
+    return [ImageFont.truetype(path, 78) for path in paths]
+
+
+# Garment scenes: Fashion-MNIST garments composed over photographs, with masks and boxes as exact as a rendering's.
+#
+# Garments of `train` come from Fashion-MNIST's training images, those of `test` from its test images; photographs are
+# split by the parity of their position, so no garment and no photograph is in both. `val` draws from the same ones as
+# `train`: held out as scenes only, it can choose a threshold but says nothing about new images.
+
 GARMENT_COUNTS = {"train": 6000, "val": 1000, "test": 2000}
 _STREAM = {"train": 21, "test": 22, "val": 23}
 # The ground of Fashion-MNIST is 0 with a faint halo of single-digit values; above this a pixel is garment.
@@ -298,7 +352,7 @@ _THRESHOLD = 16
 
 
 def load_garment_scenes(
-    root: Path, split: str = "test", limit: int | None = None, size: int = DEFAULT_SIZE, seed: int = 0
+    root: Path, split: str = "test", limit: int | None = None, size: int = 96, seed: int = 0
 ) -> ImageSet:
     """Compose the first `limit` (default 6000 / 1000 / 2000) scenes of the stream `(split, seed)`, classes in turn.
 
@@ -332,7 +386,7 @@ def load_garment_scenes(
         labels=torch.arange(count) % len(FASHION_MNIST),
         classes=FASHION_MNIST,
         ids=[f"{split}-{seed}-{index}" for index in range(count)],
-        boxes=[torch.tensor([_garment_box(mask)]) for mask in masks],
+        boxes=[torch.tensor([_box(mask)]) for mask in masks],
         masks=torch.from_numpy(masks),
     )
 
@@ -392,8 +446,3 @@ def _silhouette(garment: UInt8[np.ndarray, "28 28"]) -> Bool[np.ndarray, "28 28"
 def _enlarge(pixels: UInt8[np.ndarray, "28 28"], side: int) -> Float[np.ndarray, "side side"]:
     image = Image.fromarray(np.ascontiguousarray(pixels)).resize((side, side), Image.Resampling.BILINEAR)
     return np.asarray(image, np.float32)
-
-
-def _garment_box(mask: Bool[np.ndarray, "s s"]) -> list[int]:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
