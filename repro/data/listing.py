@@ -1,5 +1,6 @@
 """From files to an `ImageSet`: which images, read in parallel, damaged ones named, results cached."""
 
+import errno
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import AcquireReturnProxy, FileLock
 from jaxtyping import Bool, Int, Shaped, UInt8
 
 from repro.data.images import BadImage, Frame, ImageSet, UnreadableImageError
@@ -274,7 +275,7 @@ def _load_or_decode(
         OSError: the folder cannot be written or the disk is full; nothing is left behind.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(folder.name + ".lock")):
+    with _locked(folder):
         index = _sound_index(folder)
         if index is None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -292,6 +293,18 @@ def _load_or_decode(
         arrays={name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in index["sha256"]},
     )
     return replace(build(decoded), stored_manifest=index["manifest"])
+
+
+def _locked(folder: Path) -> AcquireReturnProxy:
+    try:
+        return FileLock(folder.with_name(folder.name + ".lock")).acquire()
+    except (OSError, NotImplementedError) as error:
+        if getattr(error, "errno", None) not in (None, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        raise UserError(
+            f"{folder.parent} lies on a file system without locks ({error}): put REPRO_DATA on another, or make "
+            ".cache a link to one"
+        ) from error
 
 
 def _fill(folder: Path, decode: Callable[[Allocate], Decoded], build: Callable[[Decoded], ImageSet]) -> dict[str, Any]:

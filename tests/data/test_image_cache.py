@@ -13,6 +13,7 @@ import torch
 from repro.data import listing, load_dataset, readers
 from repro.data.images import UnreadableImageError
 from repro.files import file_hash
+from repro.project import UserError
 
 
 @pytest.fixture
@@ -118,6 +119,16 @@ def test_only_one_of_several_decodes(root, monkeypatch):
     with ThreadPoolExecutor(4) as pool:
         manifests = list(pool.map(lambda _: load(root).manifest, range(4)))
     assert len(seen) == 2 and len(set(manifests)) == 1
+
+
+@pytest.mark.faults("image cache on a file system without locks", "a sentence")
+def test_no_locks(root, monkeypatch):
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(listing.FileLock, "acquire", refused)
+    with pytest.raises(UserError, match="file system without locks"):
+        load(root)
 
 
 def test_all_images_unreadable(root, monkeypatch):
