@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -59,11 +60,11 @@ def check_finished(images: int) -> None:
 
 
 class Killer(threading.Thread):
-    """Kills every process of a kind, each at a random moment after it is seen first."""
+    """Sends a signal to every process of a kind, each at a random moment after it is seen first."""
 
-    def __init__(self, kind: str, chance: random.Random) -> None:
+    def __init__(self, kind: str, number: signal.Signals, chance: random.Random) -> None:
         super().__init__(daemon=True)
-        self.kind, self.chance, self.kills, self.over = kind, chance, 0, threading.Event()
+        self.kind, self.number, self.chance, self.kills, self.over = kind, number, chance, 0, threading.Event()
 
     def run(self) -> None:
         due: dict[psutil.Process, float] = {}
@@ -73,19 +74,28 @@ class Killer(threading.Thread):
                 if time.monotonic() >= moment:
                     del due[process]
                     with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):  # it may end by itself just now
-                        process.kill()
+                        process.send_signal(self.number)
                         self.kills += 1
                         process.wait(10)
 
 
-@pytest.mark.faults("kill -9 of the {id}", "that notebook fails, no half record, the next call finishes")
-@pytest.mark.parametrize("kind", [pytest.param(KERNEL, id="kernel"), pytest.param(WORKER, id="notebook's worker")])
+@pytest.mark.faults("{id}", "that notebook fails, no half record, the next call finishes")
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [
+        pytest.param(KERNEL, signal.SIGKILL, id="kill -9 of the kernel"),
+        pytest.param(WORKER, signal.SIGKILL, id="kill -9 of the notebook's worker"),
+        pytest.param(KERNEL, signal.SIGTERM, id="TERM to the kernel"),
+        pytest.param(WORKER, signal.SIGTERM, id="TERM to the notebook's worker"),
+    ],
+)
 def test_kernels_and_workers_killed(
-    kind: str, project: Project, moments: int, chance: random.Random, injected: Callable[[int], None]
-) -> None:
-    for number in (1, 2):
-        project(f"ega/table{number}", BODY)
-    killer = Killer(kind, chance)
+    kind: str, number: signal.Signals, project: Project, moments: int, chance: random.Random,
+    injected: Callable[[int], None],
+) -> None:  # fmt: skip
+    for table in (1, 2):
+        project(f"ega/table{table}", BODY)
+    killer = Killer(kind, number, chance)
     killer.start()
     images = 10
     while killer.kills < moments:
