@@ -43,7 +43,7 @@ def map_gallery(
     for row in range(rows):
         picture = images[row].permute(1, 2, 0).numpy()
         _show(grid[row][0], picture, "image" if row == 0 else "")
-        _draw_boxes(grid[row][0], boxes[row] if boxes is not None else [])
+        _frames(grid[row][0], boxes[row] if boxes is not None else [], "white", "-")
         grid[row][0].set_ylabel(row_labels[row], fontsize=9)
         for column, (name, values) in enumerate(maps.items(), start=1):
             _show(grid[row][column], picture, name if row == 0 else "")
@@ -62,12 +62,6 @@ def _show(axes: plt.Axes, picture: np.ndarray, title: str) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.grid(visible=False)
-
-
-def _draw_boxes(axes: plt.Axes, boxes: Sequence[Sequence[float]]) -> None:
-    for x0, y0, x1, y1 in boxes:
-        frame = plt.Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor="white", linewidth=1.6)
-        axes.add_patch(frame)
 
 
 # Images with true and predicted boxes and masks, one row per image and one column per method.
@@ -99,14 +93,10 @@ def box_gallery(
         picture = images[row].permute(1, 2, 0).numpy()
         for column, (name, (masks, boxes)) in enumerate(predicted.items()):
             axes = grid[row][column]
-            axes.imshow(picture)
+            _show(axes, picture, name if row == 0 else "")
             _outline(axes, masks[row], picture.shape[:2])
             _frames(axes, truth[row], "white", "-")
             _frames(axes, boxes[row], PALETTE[1], "--")
-            axes.set(xticks=[], yticks=[])
-            axes.grid(visible=False)
-            if row == 0:
-                axes.set_title(name, fontsize=10, loc="center")
         grid[row][0].set_ylabel(row_labels[row], fontsize=8)
     handles = [
         Line2D([], [], color="grey", linestyle="-", label="true box (drawn in white)"),
@@ -124,8 +114,8 @@ def _outline(axes: Axes, mask: Bool[np.ndarray, "s s"], shape: Sequence[int]) ->
         axes.contour(x, y, mask.astype(float), levels=[0.5], colors=[PALETTE[4]], linestyles=":", linewidths=1.6)
 
 
-def _frames(axes: Axes, boxes: Float[np.ndarray, "k 4"], colour: str, style: str) -> None:
-    for x0, y0, x1, y1 in np.asarray(boxes):
+def _frames(axes: Axes, boxes: Sequence[Sequence[float]] | np.ndarray, colour: str, style: str) -> None:
+    for x0, y0, x1, y1 in boxes:
         frame = plt.Rectangle(
             (x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linestyle=style, linewidth=1.8
         )
