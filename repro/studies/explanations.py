@@ -19,7 +19,7 @@ from repro.explain.engine import EngineSettings
 from repro.explain.gradient import GradCAM, GradCAMPlusPlus, LayerCAM, XGradCAM
 from repro.explain.score import ScoreCAMSettings, shared_score_maps
 from repro.files import content_hash, file_hash
-from repro.metrics.boxes import center_gaussian
+from repro.metrics.boxes import box_curves, center_gaussian
 from repro.metrics.faithfulness import (
     FaithfulnessSettings,
     area_matched,
@@ -99,14 +99,7 @@ def prepare_subject(settings: SubjectSettings, store: RunStore) -> Subject:
         ValueError: unknown data set or architecture, or weights that are missing or do not fit.
     """
     classifier, training = _classifier(settings, store)
-    images = load_dataset(
-        settings.dataset,
-        split="test",
-        limit=settings.images,
-        size=classifier.input_size,
-        seed=settings.seed,
-        on_bad_image=settings.on_bad_image,
-    )
+    images = _load(settings, "test", settings.images, classifier.input_size)
     predicted = predicted_classes(classifier, images.images)
     return Subject(
         settings,
@@ -160,14 +153,7 @@ def _classifier(settings: SubjectSettings, store: RunStore) -> tuple[Classifier,
     start.network.to(device())
     if not settings.epochs:
         return start, None
-    train = load_dataset(
-        settings.dataset,
-        split="train",
-        limit=settings.train_images,
-        size=start.input_size,
-        seed=settings.seed,
-        on_bad_image=settings.on_bad_image,
-    )
+    train = _load(settings, "train", settings.train_images, start.input_size)
     recipe = ClassifierSettings.for_architecture(settings.architecture, epochs=settings.epochs, seed=settings.seed)
     config = ClassifierRun(
         architecture=settings.architecture, weights=_weights_hash(settings), data=train.manifest, settings=recipe
@@ -176,6 +162,11 @@ def _classifier(settings: SubjectSettings, store: RunStore) -> tuple[Classifier,
     start.network.load_state_dict(result.tensors)
     start.network.eval()
     return start, result
+
+
+def _load(settings: SubjectSettings, split: str, limit: int | None, size: int) -> ImageSet:
+    bad = settings.on_bad_image
+    return load_dataset(settings.dataset, split=split, limit=limit, size=size, seed=settings.seed, on_bad_image=bad)
 
 
 def _weights_hash(settings: SubjectSettings) -> str:
@@ -231,6 +222,8 @@ class ExplanationConfig(RunConfig):
     """Key of one group of scored explanations."""
 
     kind: ClassVar[str] = "explanations"
+    version: int = 2
+    """2: overlap with the images' boxes is kept, too."""
     subject: SubjectSettings
     data: str
     """Manifest of the explained images."""
@@ -251,15 +244,12 @@ class Explanations:
 
     methods: tuple[str, ...]
     tensors: dict[str, Tensor]
-    """`original_…` (n,); `kept_…`, `removed_…`, `area`, `constant`, `insertion`, `deletion` (n, m)."""
+    """`original_…` (n,); `kept_…`, `removed_…`, `area`, `constant`, `insertion`, `deletion` (n, m); `box_iou`
+    (n, m, 256) where the images have boxes."""
     results: tuple[RunResult, ...]
 
-    def column(self, name: str, method: str) -> Float[Tensor, " n"]:
-        """One method's numbers.
-
-        Raises:
-            ValueError: the method was not among those explained.
-        """
+    def column(self, name: str, method: str) -> Float[Tensor, n * levels]:
+        """One method's numbers; ValueError where the method was not among those explained."""
         if method not in self.methods:
             raise ValueError(f"method '{method}' was not explained; there are {', '.join(self.methods)}")
         return self.tensors[name][:, self.methods.index(method)]
@@ -364,10 +354,7 @@ def explain(
 ) -> Explanations:
     """Explain every image by the groups that hold `methods` and score the explanations.
 
-    Finished groups are loaded, not repeated.
-
-    Raises:
-        ValueError: a method that is in no group.
+    Finished groups are loaded, not repeated. Raises ValueError for a method that is in no group.
     """
     if unknown := sorted(set(methods) - {name for group in GROUPS for name in group}):
         raise ValueError(f"unknown methods {unknown}; expected among {', '.join(n for g in GROUPS for n in g)}")
@@ -437,7 +424,16 @@ def _score_batch(subject: Subject, part: slice, config: ExplanationConfig) -> di
             network, inputs, maps, targets, InsertionDeletionSettings(steps=config.insertion_steps), **common
         )
         found |= {"insertion": curves.insertion_auc, "deletion": curves.deletion_auc}
+    if subject.images.boxes is not None:
+        found["box_iou"] = box_overlap(maps, subject.images.boxes[part])
     return found
+
+
+def box_overlap(maps: Float[Tensor, "k m h w"], boxes: Sequence[Int[Tensor, "_ 4"]]) -> Float[Tensor, "k m 256"]:
+    """Best IoU of a map's contour boxes with the framed objects (half-open, in the image's pixels), at every level."""
+    truth = [box.numpy() for box in boxes for _ in range(maps.shape[1])]
+    curves = box_curves(maps.flatten(0, 1), truth, convention="clean", side=None)
+    return curves.matrix("all").view(*maps.shape[:2], -1)
 
 
 def _require_finite(

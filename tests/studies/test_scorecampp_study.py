@@ -7,8 +7,17 @@ import pytest
 import torch
 
 from repro.metrics.faithfulness import FaithfulnessSettings
-from repro.studies.explanations import AREA_MATCHED, CONTROLS, Explanations, SubjectSettings, explain, prepare_subject
-from repro.studies.scorecampp import area_controls
+from repro.studies.explanations import (
+    AREA_MATCHED,
+    CONTROLS,
+    PAPER_METHODS,
+    Explanations,
+    SubjectSettings,
+    box_overlap,
+    explain,
+    prepare_subject,
+)
+from repro.studies.scorecampp import area_controls, box_accuracy, columns
 from repro.training.run_store import RunStore
 
 SETTINGS = SubjectSettings(
@@ -54,3 +63,17 @@ def test_every_control_stands_beside_the_method_whose_area_it_has(tmp_path: Path
     assert "is not compared" in nothing[0].sentence
     assert "n = 0 of 4 images" in nothing[0].sentence
     assert len(kept.rows) == len(rows.rows)
+
+
+def test_maps_are_held_against_boxes(tmp_path: Path) -> None:
+    # A map that is the object's box overlaps it at every level; one beside it never does.
+    maps = torch.zeros(1, 2, 8, 8)
+    maps[0, 0, 2:5, 1:4] = 1
+    maps[0, 1, 6:, 6:] = 1
+    overlap = box_overlap(maps, [torch.tensor([[1, 2, 4, 5]])])
+    assert overlap[0, 0, :255].eq(1).all()
+    assert overlap[0, 1].eq(0).all()
+    subject = prepare_subject(SETTINGS, RunStore(tmp_path))
+    rows = box_accuracy(subject, explained(RunStore(tmp_path)), columns(PAPER_METHODS)).rows
+    assert [row.method for row in rows] == list(PAPER_METHODS)
+    assert all(0 <= row.value <= 100 and row.n == 4 for row in rows)
