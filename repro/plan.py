@@ -90,7 +90,7 @@ class StandIns:
             load_dataset(name, split=split, limit=some, size=size)
             self.rendering[manifest] = Cost(clock() - started).times(whole / some)
         else:
-            self.cached[f"{name}/{split} {whole}"] = entry.cache_bytes(split, whole)
+            self.cached[f"{name}/{split} {whole} {size}"] = entry.cache_bytes(split, whole, size)
             self.notes.append(f"{name}/{split}: {whole:,} images as published, not read")
         return stand_in(manifest, split, here, size or entry.size, entry.classes, masks=entry.masks or name == "scenes")
 

@@ -184,15 +184,6 @@ def align_head(source: SplitClassifier, source_classes: Sequence[str], target_cl
 
 # Table 1 of DFG: sizes of the data sets as registered and counted, and the imbalance protocol in images.
 
-CLASSES: dict[DFGTarget, int] = {
-    "digits": 10,
-    "svhn": 10,
-    "fashion_mnist": 10,
-    "stl10": 10,
-    "cinic10": 10,
-    "caltech256": 257,
-    "food101": 101,
-}
 BALANCED_TEST = ("fashion_mnist", "stl10", "cinic10", "caltech256", "food101")
 """Sets with equally many test images in every class; SVHN's differ from digit to digit."""
 
@@ -210,10 +201,10 @@ def protocol_rows(targets: Sequence[DFGTarget]) -> RowCollector:
         if protocol.ratio > 1:
             values["minority_images_per_class"] = protocol.minority_images
             for majority in (2, 8):
-                minority = (CLASSES[target] - majority) * protocol.minority_images
+                minority = (entry.classes - majority) * protocol.minority_images
                 values[f"sampled_images_{majority}"] = majority * protocol.majority_images + minority
         if target in BALANCED_TEST:
-            values["test_images_per_class"] = entry.splits["test"] / CLASSES[target]
+            values["test_images_per_class"] = entry.splits["test"] / entry.classes
         for metric, value in values.items():
             found.add("training_set", metric, value, dataset=target, setting={"dataset": target})
     return found

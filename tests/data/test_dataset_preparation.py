@@ -358,6 +358,13 @@ def test_descriptions_cover_every_entry():
             assert archive.becomes or is_archive(archive.file) == (archive.at_most is not None), archive.file
 
 
+def test_the_size_of_the_cache_is_known_beforehand():
+    ilsvrc = ENTRIES["ilsvrc"]
+    assert ilsvrc.cache_bytes("train") == 1_281_167 * 3 * 224**2 and ilsvrc.cache_bytes("train", size=256) > 251e9
+    assert ENTRIES["openimages30k"].cache_bytes("test", limit=100) == 100 * 5 * 224**2
+    assert ENTRIES["mnist"].cache_bytes("train") == 0
+
+
 def test_a_misspelt_field_of_the_registry_is_refused():
     with pytest.raises(ValueError, match="licens"):
         DatasetEntry(name="x", title="x", homepage="x", licens="MIT")
