@@ -19,7 +19,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from repro.evidence.speed import Comparison, SpeedRecord, compared, environment
+from speed_record import Comparison, SpeedRecord, compared, environment
 from repro.losses.delta import knockout_loss_increase
 from repro.losses.dfg import critic_loss, gradient_penalty, sample_cross_entropy
 from repro.models import SplitClassifier, feature_gan, lenet5, vgg16_32

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 
 import torch
+from speed_record import Comparison, SpeedRecord, compared, environment
 
 from repro.data.images import ImageSet
-from repro.evidence.speed import Comparison, SpeedRecord, compared, environment
 from repro.models import CAMNetwork, googlenet_cam, small_cam, vgg16_cam
 from repro.training import CAMSettings, EGASettings, Method, StepContext, TrainingSettings, prepare_network
 from repro.training.batches import Batches

@@ -29,9 +29,9 @@ import torch.nn.functional as F
 import torchvision
 import typer
 from captum.attr import LayerGradCam
+from speed_record import Comparison, RatioIs, SpeedRecord, compared, environment
 from torch import Tensor, nn
 
-from repro.evidence.speed import Comparison, RatioIs, SpeedRecord, compared, environment
 from repro.explain import SCORE_CAM_PRESETS, EngineSettings, GradCAM, ScoreCAM
 from repro.explain.engine import MaskRule, default_batch_size
 from repro.explain.layer import LayerReader, ModelInputs

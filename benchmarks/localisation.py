@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "metrics"))
 import max_box_prototype as prototype  # noqa: E402
 import oracle_localisation as oracle  # noqa: E402
+from speed_record import Comparison, SpeedRecord, compared, environment  # noqa: E402
 
-from repro.evidence.speed import Comparison, SpeedRecord, compared, environment  # noqa: E402
 from repro.metrics import MaxBoxAccV2, box_curves, pixel_histograms  # noqa: E402
 
 SIDE = 224

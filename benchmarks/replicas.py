@@ -26,11 +26,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from speed_record import Comparison, SpeedRecord, compared, environment
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from repro.evidence.speed import Comparison, SpeedRecord, compared, environment
 from repro.models import lenet5
 from repro.training.dfg import DFGNetworks, build_networks, dfg_cycle, update_cycle
 from repro.training.dfg_settings import DFGReadings, DFGSettings

@@ -415,7 +415,7 @@ def bench(
     The peers come with the `bench` extra: `make bench` installs them. `repro report --preset quick` then renews the
     README's speed table.
     """
-    others = {"gpu"}  # a session of its own, not a comparison
+    others = {"gpu", "coverage", "speed_record", "max_box_prototype"}  # no comparison with a peer
     found = sorted((code_root() / "benchmarks").glob("*.py"))
     scripts = {path.stem: path for path in found if path.stem not in others}
     for name in names or scripts:

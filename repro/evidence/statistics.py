@@ -142,7 +142,7 @@ def _no_spread(values: Floats) -> bool:
     return bool(np.ptp(values) <= 1e-12 * max(1.0, float(np.abs(values).max())))
 
 
-# Over seeds.
+# Over seeds, and over seeds and images.
 
 
 def mean_interval(values: ArrayLike) -> Estimate:
@@ -161,24 +161,26 @@ def mean_interval(values: ArrayLike) -> Estimate:
 
 @dataclass(frozen=True)
 class PooledVariance:
-    """Variance of a method × seed effect, pooled over the methods of one column, with its degrees of freedom."""
+    """Variance of the method × seed effects of one column, from that many methods."""
 
     variance: float
-    freedom: int
     methods: int
+
+
+_FEW_METHODS = 5
+_WEIGHT = 2  # degrees of freedom lent by the column: as many as a pair has of its own at three seeds
 
 
 def pooled_variance(table: ArrayLike) -> PooledVariance | None:
     """Residual variance of the two-way layout `table` (methods, seeds): what is left of method and seed.
 
-    A difference of two methods has twice this variance per seed, known with (methods − 1)(seeds − 1) degrees of freedom
-    instead of seeds − 1. None for fewer than three methods or two seeds, where the residuals are all 0, and where one
-    method's share of them is larger than equal variances allow (Cochran's C against its distribution for this very
-    layout, 5 %): then every pair keeps its own variance.
+    None for fewer than five methods or two seeds, where nothing is left, and where one method's share of the squares is
+    larger than equal variances allow (Cochran's C against its distribution for this very layout, 5 %): a column whose
+    methods do not vary alike has nothing to lend.
     """
     values = finite_array("table", table, ndim=2)
     methods, seeds = values.shape
-    if methods < 3 or seeds < 2:
+    if methods < _FEW_METHODS or seeds < 2:
         return None
     squares = _residual_squares(values[None])[0]
     total = math.fsum(squares.tolist())
@@ -186,8 +188,7 @@ def pooled_variance(table: ArrayLike) -> PooledVariance | None:
         methods, seeds
     ):
         return None
-    freedom = (methods - 1) * (seeds - 1)
-    return PooledVariance(total / freedom, freedom, methods)
+    return PooledVariance(total / ((methods - 1) * (seeds - 1)), methods)
 
 
 def _residual_squares(tables: Floats) -> Floats:
@@ -204,18 +205,28 @@ def _largest_share(methods: int, seeds: int) -> float:
     return float(np.quantile(draws.max(axis=1) / draws.sum(axis=1), 0.95))
 
 
+def _seed_variance(by_seed: Floats, pooled: PooledVariance | None) -> tuple[float, int, str]:
+    """Variance of one value (or difference) per seed, its degrees of freedom, and a word on where it is from.
+
+    A pair's own variance moderated by the column's (Smyth, Stat. Appl. Genet. Mol. Biol. 3, 2004): their average by
+    degrees of freedom, where a difference of two methods has twice the pooled variance and the column lends 2.
+    """
+    variance, freedom = float(by_seed.var(ddof=1)), len(by_seed) - 1
+    if pooled is None:
+        return variance, freedom, ""
+    shared = (freedom * variance + _WEIGHT * 2 * pooled.variance) / (freedom + _WEIGHT)
+    return shared, freedom + _WEIGHT, f", variance shared with {pooled.methods} methods"
+
+
 def _over_seeds(values: Floats, pooled: PooledVariance | None) -> Estimate:
     seeds, value = len(values), exact_mean(values)
     if seeds == 1:
         return no_interval(value, 1, "one seed")
     if pooled is None and _no_spread(values):
         return no_interval(value, seeds, "no spread over seeds")
-    variance, freedom, method = float(values.var(ddof=1)), seeds - 1, "Student t over seeds"
-    if pooled is not None:
-        variance, freedom = 2 * pooled.variance, pooled.freedom
-        method = f"t over seeds, variance pooled over {pooled.methods} methods ({freedom} d.f.)"
-    spread = Spread(variance, 0.0, 0.0, seeds, None)
-    return _estimate(value, _student(value, math.sqrt(variance / seeds), freedom), seeds, method, spread)
+    variance, freedom, shared = _seed_variance(values, pooled)
+    bound, spread = _student(value, math.sqrt(variance / seeds), freedom), Spread(variance, 0.0, 0.0, seeds, None)
+    return _estimate(value, bound, seeds, f"Student t over seeds{shared}", spread)
 
 
 def unpaired_interval(first: ArrayLike, second: ArrayLike) -> Estimate:
@@ -227,70 +238,22 @@ def unpaired_interval(first: ArrayLike, second: ArrayLike) -> Estimate:
     difference, n = exact_mean(one) - exact_mean(other), min(len(one), len(other))
     if n == 1:
         return no_interval(difference, 1, "one seed")
-    parts = [float(group.var(ddof=1)) / len(group) for group in (one, other)]
-    total = sum(parts)
     if _no_spread(one) and _no_spread(other):
         return no_interval(difference, n, "no spread over seeds")
+    parts = [float(group.var(ddof=1)) / len(group) for group in (one, other)]
+    total = sum(parts)
     freedom = total**2 / (parts[0] ** 2 / (len(one) - 1) + parts[1] ** 2 / (len(other) - 1))
     bound = _student(difference, math.sqrt(total), freedom)
     return _estimate(difference, bound, n, "Welch t over seeds", Spread(total * n, 0.0, 0.0, n, None))
 
 
-# Over seeds and images.
-
-
-@dataclass(frozen=True)
-class CrossedErrors:
-    """Standard errors of the grand mean of values (..., seeds, images): from both axes and from the seeds alone."""
-
-    mean: Floats
-    both: Floats
-    freedom: Floats
-    seeds_only: Floats
-    seeds_freedom: int
-    squares: tuple[Floats, Floats, Floats]
-    """Mean squares of seeds, images and the rest."""
-
-
-def crossed_errors(values: Floats, pooled: PooledVariance | None = None) -> CrossedErrors:
-    """Analysis of variance of `value = mean + seed + image + rest` with both axes random.
-
-    The variance of the grand mean, (MS_seed + MS_image − MS_rest) / (S·I), has Satterthwaite's degrees of freedom
-    (Biometrics Bulletin 2, 1946). With `pooled`, MS_seed of a difference of two methods is I · 2 · pooled variance.
-    """
-    seeds, images = values.shape[-2:]
-    mean = values.mean(axis=(-2, -1))
-    by_seed = values.mean(axis=-1) - mean[..., None]
-    by_image = values.mean(axis=-2) - mean[..., None]
-    rest = values - mean[..., None, None] - by_seed[..., :, None] - by_image[..., None, :]
-    seeds_freedom = seeds - 1 if pooled is None else pooled.freedom
-    ms_seed = images * np.sum(by_seed * by_seed, axis=-1) / (seeds - 1)
-    if pooled is not None:
-        ms_seed = np.full_like(ms_seed, images * 2 * pooled.variance)
-    ms_image = seeds * np.sum(by_image * by_image, axis=-1) / (images - 1)
-    rest_freedom = (seeds - 1) * (images - 1)
-    ms_rest = np.sum(rest * rest, axis=(-2, -1)) / rest_freedom
-    # The difference of mean squares may fall below the pure noise it must contain, even below zero.
-    total = np.maximum(ms_seed + ms_image - ms_rest, ms_rest)
-    squares = ms_seed**2 / seeds_freedom + ms_image**2 / (images - 1) + ms_rest**2 / rest_freedom
-    freedom = np.divide(total**2, squares, out=np.ones_like(total), where=squares > 0)
-    cells = seeds * images
-    return CrossedErrors(
-        mean, np.sqrt(total / cells), freedom, np.sqrt(ms_seed / cells), seeds_freedom, (ms_seed, ms_image, ms_rest)
-    )
-
-
-def crossed_half_width(errors: CrossedErrors, p: float) -> Floats:
-    """Distance from the mean to its bound at confidence p > ½: never less than over the seeds alone, since
-    Satterthwaite covers 92.6 % at 3 seeds where seeds dominate."""
-    both = stats.t.ppf(p, errors.freedom) * errors.both
-    return np.maximum(both, stats.t.ppf(p, errors.seeds_freedom) * errors.seeds_only)
-
-
 def two_level_interval(values: ArrayLike, pooled: PooledVariance | None = None) -> Estimate:
     """Interval of the grand mean of per-image values (seeds, images) for new seeds *and* new images.
 
-    See `crossed_errors` and `crossed_half_width`; `pooled` is for differences of two methods of one column.
+    Every seed sees the same images, so the design is crossed: `value = mean + seed + image + rest`. The variance of the
+    grand mean, (MS_seed + MS_image − MS_rest) / (S·I), with Satterthwaite's degrees of freedom (Biometrics Bulletin 2,
+    1946) gives a t interval that knows how few the seeds are. It is never narrower than over the seeds alone, since
+    Satterthwaite covers 92.6 % at 3 seeds where seeds dominate. `pooled` is for differences of two methods.
 
     Raises `ValueError` for anything but two axes, fewer than 2 images, or NaN.
     """
@@ -303,18 +266,23 @@ def two_level_interval(values: ArrayLike, pooled: PooledVariance | None = None) 
         return no_interval(value, 1, "one seed")
     if _no_spread(array):
         return no_interval(value, seeds, "no spread over seeds and images")
-    errors = crossed_errors(array, pooled)
+    seed_means, image_means = array.mean(axis=1), array.mean(axis=0)
+    rest = array - seed_means[:, None] - image_means + value
+    variance, seed_freedom, shared = _seed_variance(seed_means, pooled)
+    rest_freedom = (seeds - 1) * (images - 1)
+    ms_seed, ms_image = images * variance, seeds * float(image_means.var(ddof=1))
+    ms_rest = float(np.sum(rest * rest)) / rest_freedom
+    # The difference of mean squares may fall below the pure noise it must contain, even below zero.
+    total = max(ms_seed + ms_image - ms_rest, ms_rest)
+    freedom = total**2 / (ms_seed**2 / seed_freedom + ms_image**2 / (images - 1) + ms_rest**2 / rest_freedom)
+    both = _student(0.0, math.sqrt(total / (seeds * images)), freedom)
+    alone = _student(0.0, math.sqrt(variance / seeds), seed_freedom)
 
     def bound(p: float) -> float:
-        half = float(crossed_half_width(errors, max(p, 1 - p)))
-        return value + half if p > 0.5 else value - half
+        return value + (max if p > 0.5 else min)(both(p), alone(p))
 
-    seed, image, rest = (float(square) for square in errors.squares)
-    spread = Spread(max(seed - rest, 0.0) / images, max(image - rest, 0.0) / seeds, rest, seeds, images)
-    method = "Satterthwaite t over seeds and images"
-    if pooled is not None:
-        method += f", seed variance pooled over {pooled.methods} methods ({pooled.freedom} d.f.)"
-    return _estimate(value, bound, seeds, method, spread)
+    spread = Spread(max(variance - ms_rest / images, 0.0), max(ms_image - ms_rest, 0.0) / seeds, ms_rest, seeds, images)
+    return _estimate(value, bound, seeds, f"Satterthwaite t over seeds and images{shared}", spread)
 
 
 # Over the images of one network.

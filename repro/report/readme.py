@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
+from types import SimpleNamespace
 
 from repro.catalogue import PAPER_NAMES, PAPERS, Preset, all_tables
 from repro.evidence.comparison import CellComparison, compare
 from repro.evidence.judgement import Judge, discovery_note, table_title
 from repro.evidence.published import find_table
 from repro.evidence.record import Record, read_records, records_in
-from repro.evidence.speed import Comparison, SpeedRecord, load_speed_records
 from repro.project import project_root, reports_root
 from repro.report.html import cell_name, markdown_table, plain, record_tag
 from repro.report.pages import claims_file
@@ -60,13 +61,19 @@ def _result_row(id: str, preset: Preset, judge: Judge) -> list[str] | None:
     return [f"`{id}`", f"“{plain(quote)}”", plain(effect), count_text(part.quantity, judge.measured.records[id]), page]
 
 
-# The README's speed tables, made from the committed records of the benchmarks.
+# The README's speed tables, made from the committed records of the benchmarks (`benchmarks/speed_record.py`).
 
 _COLUMNS = ("what", "ours", "peer", "ratio [range over rounds]", "demanded", "met", "threads")
 NOTHING = "No benchmark has been run on an idle machine yet: `make bench` does it.\n"
 
 
-def speed_table(records: Sequence[SpeedRecord]) -> str:
+def load_speed_records() -> list[SimpleNamespace]:
+    """The committed records of all benchmarks, by name."""
+    paths = sorted((project_root() / "benchmarks" / "results").glob("*.json"))
+    return [json.loads(path.read_text("utf-8"), object_hook=lambda found: SimpleNamespace(**found)) for path in paths]
+
+
+def speed_table(records: Sequence[SimpleNamespace]) -> str:
     """How many demands are met, then one table per benchmark under a line that names its hardware and file.
 
     Every comparison is a row; a demand that is not met says so.
@@ -91,7 +98,7 @@ _SHORT = (
 """The rows of the README's speed table: benchmark, what was measured, and the peer; on one thread."""
 
 
-def short_speed_table(records: Sequence[SpeedRecord]) -> str:
+def short_speed_table(records: Sequence[SimpleNamespace]) -> str:
     """At most eight rows that matter, and how many demands are met in all."""
     found = [
         next(
@@ -117,17 +124,17 @@ def short_speed_table(records: Sequence[SpeedRecord]) -> str:
     )
 
 
-def _section(record: SpeedRecord) -> str:
+def _section(record: SimpleNamespace) -> str:
     facts = record.environment
     where = facts.processor if facts.device == "CPU" else f"{facts.device}, host {facts.processor}"
-    versions = ", ".join(f"{name} {version}" for name, version in facts.libraries.items())
+    versions = ", ".join(f"{name} {version}" for name, version in vars(facts.libraries).items())
     commit = f", commit {facts.commit[:10]}{' with changes' if facts.dirty else ''}" if facts.commit else ""
     source = f"[{record.name}](../benchmarks/results/{record.name}.json)"
     line = f"{source} — {plain(where)}; {plain(versions)}; {facts.date}{commit}\n"
     return "\n".join([line, markdown_table(_COLUMNS, [_speed_row(found) for found in record.comparisons])])
 
 
-def _speed_row(found: Comparison) -> list[str]:
+def _speed_row(found: SimpleNamespace) -> list[str]:
     peer = found.peer_label if found.peer is None else f"{found.peer_label}: {_number(found.peer)} {found.unit}"
     return [
         plain(found.name),
@@ -140,14 +147,14 @@ def _speed_row(found: Comparison) -> list[str]:
     ]
 
 
-def _ratio(found: Comparison) -> str:
+def _ratio(found: SimpleNamespace) -> str:
     if found.peer is None:
         return "–"
     spread = "" if found.ratio_low is None else f" [{found.ratio_low:.3g}, {found.ratio_high:.3g}]"
     return f"{found.ratio:.3g}{spread} ({found.ratio_is})"
 
 
-def _bar(found: Comparison) -> str:
+def _bar(found: SimpleNamespace) -> str:
     if found.bar is None:
         return "–"
     unit = f" {found.unit}" if found.peer is None else ""

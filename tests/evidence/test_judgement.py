@@ -220,9 +220,9 @@ def test_a_value_under_the_oracles_threshold_is_not_judged_and_a_difference_is()
 
 
 def test_the_seed_variance_is_pooled_over_the_methods_of_a_column():
-    record = ega_table(["cam", "ega", "spg", "adl"], 3, [0.5, 0.4, 0.45, 0.45])
+    record = ega_table(["cam", "ega", "spg", "adl", "acol"], 3, [0.5, 0.4, 0.45, 0.45, 0.45])
     cells = [CellAddress.of(record.id, m, "top1_loc_error", {"network": "vgg16"}) for m in ("cam", "ega")]
-    assert "pooled over 4 methods (6 d.f.)" in Measurements({record.id: record}).difference(*cells).method
+    assert "variance shared with 5 methods" in Measurements({record.id: record}).difference(*cells).method
 
 
 def test_images_named_by_the_record_must_all_be_there():

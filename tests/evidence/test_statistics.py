@@ -10,7 +10,6 @@ from scipy import stats
 
 from repro.evidence.statistics import (
     Estimate,
-    PooledVariance,
     Region,
     Spread,
     Verdict,
@@ -103,14 +102,17 @@ def test_two_levels_are_never_narrower_than_the_seeds_alone(seed, seeds, images)
 
 
 def test_pooled_variance_is_that_of_the_two_way_layout():
-    table = RNG.normal(size=(5, 4)) + 10 * RNG.normal(size=(5, 1)) + 10 * RNG.normal(size=4)
+    table = RNG.normal(size=(6, 4)) + 10 * RNG.normal(size=(6, 1)) + 10 * RNG.normal(size=4)
     found = pooled_variance(table)
-    pairs = [table[i] - table[j] for i in range(5) for j in range(i)]
+    pairs = [table[i] - table[j] for i in range(6) for j in range(i)]
     assert found.variance == pytest.approx(np.mean([pair.var(ddof=1) for pair in pairs]) / 2)  # an identity
-    assert (found.freedom, found.methods) == (12, 5)
     estimate = paired_interval(table[0], table[1], pooled=found)
-    half = stats.t.ppf(0.975, 12) * math.sqrt(2 * found.variance / 4)
+    own = (table[0] - table[1]).var(ddof=1)
+    half = stats.t.ppf(0.975, 5) * math.sqrt((3 * own + 2 * 2 * found.variance) / 5 / 4)
     assert estimate.high - estimate.value == pytest.approx(half)
+    images = np.repeat(table[:, :, None], 30, axis=2)  # images agree: the seeds alone decide
+    both = paired_interval(images[0], images[1], "seeds and images", found)
+    assert ends(both) == pytest.approx(ends(estimate))
 
 
 def test_a_method_with_a_spread_of_its_own_is_not_pooled():
@@ -118,7 +120,7 @@ def test_a_method_with_a_spread_of_its_own_is_not_pooled():
     assert pooled_variance(table) is not None
     table[3] *= 20
     assert pooled_variance(table) is None
-    assert pooled_variance(table[:2]) is None
+    assert pooled_variance(table[:4]) is None
 
 
 def test_skewed_means_are_corrected_towards_the_long_tail():
@@ -313,7 +315,3 @@ def test_null_claims_are_decided_in_at_most_a_fortieth_each_way(k):
 def test_bad_input_is_refused_by_name(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-def test_pooling_asks_for_differences_of_means():
-    assert PooledVariance(2.0, 8, 5).variance == 2.0

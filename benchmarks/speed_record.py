@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import statistics
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from repro.evidence.provenance import git_state
 from repro.execution import device_name, processor_name
 from repro.files import write_json
-from repro.project import UserError, project_root
+from repro.project import project_root
 
 SCHEMA_VERSION: Literal[1] = 1
 RatioIs = Literal["peer / ours", "ours / peer", "ours"]
@@ -151,18 +150,3 @@ def environment(*, cuda: bool = False) -> Environment:
         dirty=dirty,
         date=datetime.now(UTC).date().isoformat(),
     )
-
-
-def load_speed_records(folder: Path | None = None) -> list[SpeedRecord]:
-    """The committed records of all benchmarks, by name.
-
-    Raises:
-        UserError: a file is not a speed record; the message names it.
-    """
-    records = []
-    for path in sorted((folder or project_root() / "benchmarks" / "results").glob("*.json")):
-        try:
-            records.append(SpeedRecord.model_validate(json.loads(path.read_text(encoding="utf-8"))))
-        except (json.JSONDecodeError, ValidationError) as error:
-            raise UserError(f"{path.name} is not a speed record: {error}; run `repro bench` again") from None
-    return records
