@@ -160,9 +160,8 @@ def _runs_text(runs: int, record: Record) -> str:
 
 # What the records of one preset hold, addressed as claims address it: cells, and differences between cells.
 
-RunKey = tuple[int | None, int]
-"""Seed, and which of the rows that share it: runs over class combinations repeat a seed."""
-Runs = dict[RunKey, Row]
+RunKey = tuple[int | None, str, str]
+"""Seed, data set and network of a run; for class combinations the place of the combination instead of a seed."""
 
 
 class Measurements:
@@ -197,7 +196,7 @@ class Measurements:
         """
         rows = self.rows(address)
         if rows and address not in self._estimates:
-            found = self._cell(address.table, list(_by_run(rows).values()))
+            found = self._cell(address.table, rows)
             self._estimates[address] = self._named(found, address.table)
         return self._estimates.get(address)
 
@@ -233,7 +232,7 @@ class Measurements:
         images = [self._images(table, row) for row in rows]
         if len(rows) > 1:
             sizes = {len(values) for values in images}
-            if len(sizes) == 1 and min(sizes) > 1 and _distinct_seeds(rows):
+            if len(sizes) == 1 and min(sizes) > 1:
                 return two_level_interval(images)
             return mean_interval([row.value for row in rows])
         (row,) = rows
@@ -257,7 +256,7 @@ class Measurements:
         pooled = self._pooled(first, second, shared)
         pair = [np.array([runs[key].value for key in shared]) for runs in (one, other)]
         over: Over = "seeds"
-        if len(kept) == len(shared) and _distinct_seeds([one[key] for key in shared]):
+        if len(kept) == len(shared):
             pair, over = [np.stack([values[side] for values in kept]) for side in (0, 1)], "seeds and images"
         return paired_interval(pair[0], pair[1], over, pooled)
 
@@ -300,14 +299,14 @@ class Measurements:
 
     def _image_counts(self, table: str, dataset: str) -> set[int]:
         """How many images of a data set the record names by id; empty where it names none."""
-        ids: Mapping[str, Sequence[str]] = getattr(self.records[table], "image_ids", {})
-        return {len(names) for source, names in ids.items() if source.partition("/")[0] == dataset}
+        ids = self.records[table].image_ids.items()
+        return {len(names) for source, names in ids if source.partition("/")[0] == dataset}
 
     def _named(self, estimate: Estimate, table: str) -> Estimate:
         """With what was repeated and how images were paired in the method's name."""
         record = self.records[table]
         method = estimate.method.replace("over seeds", f"over {run_unit(record)}")
-        by_position = "images" in method and not getattr(record, "image_ids", {})
+        by_position = "images" in method and not record.image_ids
         return replace(estimate, method=f"{method}, images by position" if by_position else method)
 
 
@@ -315,16 +314,8 @@ def _metric_of_run(row: Row) -> tuple[str, str, str, int | None]:
     return row.metric, row.dataset, row.network, row.seed
 
 
-def _distinct_seeds(rows: Sequence[Row]) -> bool:
-    return len({row.seed for row in rows}) == len(rows)
-
-
-def _by_run(rows: Sequence[Row]) -> Runs:
-    runs: Runs = {}
-    for row in rows:
-        occurrence = sum(key[0] == row.seed for key in runs)
-        runs[row.seed, occurrence] = row
-    return runs
+def _by_run(rows: Sequence[Row]) -> dict[RunKey, Row]:
+    return {(row.seed, row.dataset, row.network): row for row in rows}
 
 
 # Why a measured number must not decide, whatever its interval.

@@ -37,8 +37,8 @@ def paired_hits(one, other, scale):
         return (b - c - n * delta) / math.sqrt(n * (2 * q + delta - delta**2))
 
     middle = (b - c) / n
-    return [scale * optimize.brentq(lambda d: score(d) - z, *ends) for z, ends in
-            ((WANTED, (-0.999, middle)), (-WANTED, (middle, 0.999)))]  # fmt: skip
+    low = optimize.brentq(lambda delta: score(delta) - WANTED, -0.999, middle)
+    return [scale * low, scale * optimize.brentq(lambda delta: score(delta) + WANTED, middle, 0.999)]
 
 
 def skewed_mean(values):
@@ -69,8 +69,10 @@ def test_orderings_over_images(judge, id):
     better, *rivals = [entry["test"]["better"], *entry["test"]["than"]]
     samples = json.loads((REPORTS / entry["table"] / "result.json").read_text("utf-8"))["samples"]
     found = judged(judge, id)
-    intervals = {tuple(c.method for c in part.requirement.cells) + (part.requirement.cells[0].metric,):
-                 [part.quantity.low, part.quantity.high] for part in found.parts}  # fmt: skip
+    intervals = {}
+    for part in found.parts:
+        first, second = part.requirement.cells
+        intervals[first.method, second.method, first.metric] = [part.quantity.low, part.quantity.high]
     lows = []
     for metric, direction in entry["test"]["metrics"].items():
         for rival in rivals:
