@@ -20,11 +20,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from repro.evidence.decisions import Region, Verdict, decide
 from repro.evidence.statistics import (
     Estimate,
-    Region,
-    Verdict,
-    decide,
     image_interval,
     mean_interval,
     paired_interval,
@@ -233,13 +231,15 @@ Null = Callable[[Rng, int], list[Estimate]]
 def null_seeds(rng: Rng, parts: int) -> list[Estimate]:
     """One method against k others in one column, three seeds."""
     table = rng.normal(size=(parts + 1, 3)) + rng.normal(size=3)
-    return [paired_interval(table[0], row, pooled=pooled_variance(table)) for row in table[1:]]
+    pooled = pooled_variance(table)
+    return [paired_interval(table[0], row, pooled=pooled) for row in table[1:]]
 
 
 def null_trend(rng: Rng, parts: int) -> list[Estimate]:
     """A flat trend of k steps, three seeds."""
     table = rng.normal(size=(parts + 1, 3)) + rng.normal(size=3)
-    return [paired_interval(later, earlier, pooled=pooled_variance(table)) for earlier, later in pairwise(table)]
+    pooled = pooled_variance(table)
+    return [paired_interval(later, earlier, pooled=pooled) for earlier, later in pairwise(table)]
 
 
 def null_hits(rng: Rng, parts: int) -> list[Estimate]:
@@ -304,7 +304,7 @@ def main() -> None:
     simulations = parser.parse_args().simulations
     print(coverage_table(list(image_lines(simulations))), end="\n\n")
     print(coverage_table(list(seed_lines(simulations))), end="\n\n")
-    print(null_table(max(simulations // 2, 10)))
+    print(null_table(max(simulations // 2, 10)), flush=True)
 
 
 if __name__ == "__main__":

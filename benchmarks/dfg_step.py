@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from speed_record import Comparison, SpeedRecord, compared, environment
 from torch import Tensor, nn
 
-from speed_record import Comparison, SpeedRecord, compared, environment
 from repro.losses.delta import knockout_loss_increase
 from repro.losses.dfg import critic_loss, gradient_penalty, sample_cross_entropy
 from repro.models import SplitClassifier, feature_gan, lenet5, vgg16_32

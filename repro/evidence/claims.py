@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.resources import files
 from itertools import pairwise, product
@@ -14,15 +14,16 @@ import yaml
 from pydantic import Field, model_validator
 
 from repro.catalogue import PAPERS
+from repro.evidence.decisions import Region
 from repro.evidence.published import (
     CellAddress,
+    SettingValue,
     StrictModel,
     StrictSetting,
     TableId,
     rounding_interval,
     smallest_effect,
 )
-from repro.evidence.statistics import Region
 from repro.vocabulary import Paper
 
 Direction = Literal["lower", "higher"]
@@ -74,6 +75,14 @@ class Equals:
 
 
 Requirement = Exceeds | Equals
+
+
+def under(requirement: Requirement, axes: Mapping[str, SettingValue]) -> Requirement:
+    """The same requirement on the cells of another reading, which its setting names."""
+    if isinstance(requirement, Exceeds):
+        return replace(requirement, better=requirement.better.under(axes), worse=requirement.worse.under(axes))
+    minus = requirement.minus and requirement.minus.under(axes)
+    return replace(requirement, cell=requirement.cell.under(axes), minus=minus)
 
 
 def direction_of(requirement: Requirement) -> Exceeds | None:

@@ -160,8 +160,8 @@ def _runs_text(runs: int, record: Record) -> str:
 
 # What the records of one preset hold, addressed as claims address it: cells, and differences between cells.
 
-RunKey = tuple[int | None, str, str]
-"""Seed, data set and network of a run; for class combinations the place of the combination instead of a seed."""
+RunKey = tuple[int | None, str]
+"""Seed and data set of a run; for class combinations the place of the combination instead of a seed."""
 
 
 class Measurements:
@@ -315,7 +315,7 @@ def _metric_of_run(row: Row) -> tuple[str, str, str, int | None]:
 
 
 def _by_run(rows: Sequence[Row]) -> dict[RunKey, Row]:
-    return {(row.seed, row.dataset, row.network): row for row in rows}
+    return {(row.seed, row.dataset): row for row in rows}
 
 
 # Why a measured number must not decide, whatever its interval.
@@ -333,7 +333,11 @@ def doubts(measured: Measurements, cells: Sequence[CellAddress], about_training:
     if quantity is None:
         return None
     if len(cells) == 1 and chosen_on_test_images(measured, cells[0]):
-        quantity = with_doubt(quantity, "its box threshold was chosen on the evaluated images")
+        held_out = measured.cell(cells[0].under({"threshold": "validation"}))
+        if held_out is not None:
+            quantity = replace(held_out, method=f"{held_out.method}, threshold from held-out images")
+        else:
+            quantity = with_doubt(quantity, "its box threshold was chosen on the evaluated images")
     if about_training and min(len(measured.rows(cell)) for cell in cells) == 1:
         quantity = with_doubt(quantity, ONE_TRAINING)
     return quantity

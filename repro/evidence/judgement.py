@@ -14,23 +14,18 @@ from typing import Literal
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
+from scipy.stats import false_discovery_control
 
 from repro.catalogue import PAPERS
-from repro.evidence.claims import Claim, Requirement, claims_for, direction_of, load_claims, load_paper_claims
+from repro.evidence.claims import Claim, Requirement, claims_for, direction_of, load_claims, load_paper_claims, under
 from repro.evidence.comparison import ONE_TRAINING, CellComparison, Measurements, compare, doubts
-from repro.evidence.published import CellAddress, published_table, rounding_interval
+from repro.evidence.decisions import Region, Verdict, decide, multiple_comparison_note
+from repro.evidence.published import CellAddress, SettingValue, published_table, rounding_interval
+from repro.evidence.readings import metric_readings
 from repro.evidence.record import Record
 from repro.evidence.sentences import PartVerdict, cell_sentence, claim_sentence
 from repro.evidence.settings import Difference, decisive_differences, expected_source, source_differences
-from repro.evidence.statistics import (
-    Estimate,
-    Region,
-    Verdict,
-    decide,
-    false_discovery,
-    multiple_comparison_note,
-    with_doubt,
-)
+from repro.evidence.statistics import Estimate, with_doubt
 from repro.files import write_text
 from repro.project import UserError
 from repro.vocabulary import Paper, Preset
@@ -118,8 +113,26 @@ class Judge:
         return [self._cell(record, cell) for cell in compare(record) if cell.published is not None]
 
     def claim(self, claim: Claim) -> ClaimVerdict:
-        """Judge one claim by the records at hand."""
-        found = [self._measured_part(claim, requirement) for requirement in claim.requirements]
+        """Judge one claim by the records at hand: by the rows that stand for the printed cells, and, where the ledger
+        knows another reading of their metric and the record holds it, under that too.
+
+        Readings that disagree do not contradict: it is open which of them the paper printed.
+        """
+        found = self._claim(claim, {})
+        others = [axes for table in claim.tables for axes in metric_readings(self.measured, table)]
+        for axes in [axes for place, axes in enumerate(others) if axes not in others[:place]]:
+            other = self._claim(claim, axes)
+            if other.judged is None or found.judged is None or other.judged == found.judged:
+                continue
+            found = replace(found, reason=f"{found.reason} Under {_axes_text(axes)}: {other.judged.label}.")
+            if found.judged == Verdict.contradicted:
+                own = Verdict.inconclusive if found.verdict == Verdict.contradicted else found.verdict
+                found = replace(found, verdict=own, judged=Verdict.inconclusive, p=1.0)
+        return found
+
+    def _claim(self, claim: Claim, axes: Mapping[str, SettingValue]) -> ClaimVerdict:
+        requirements = [under(requirement, axes) for requirement in claim.requirements]
+        found = [self._measured_part(claim, requirement) for requirement in requirements]
         if self.smoke:
             return ClaimVerdict(claim, Verdict.not_comparable, None, False, tuple(found), SMOKE_REASON)
         family = sum(part.region is not None for part in found)
@@ -158,8 +171,13 @@ class Judge:
             return CellVerdict(cell, Verdict.not_comparable, cell_sentence(cell, differences, ours, 0.0))
         low, high = rounding_interval(cell.published.printed)
         margin = cell_margin(cell)
-        verdict = decide(ours, Region(low - margin, high + margin))
-        return CellVerdict(cell, verdict, cell_sentence(cell, (), ours, margin))
+        region = Region(low - margin, high + margin)
+        verdict, reason = decide(ours, region), cell_sentence(replace(cell, ours=ours), (), ours, margin)
+        for axes in metric_readings(self.measured, record.id) if verdict != Verdict.supported else ():
+            other = doubts(self.measured, [address.under(axes)], trained)
+            if other is not None and decide(other, region) == Verdict.supported:
+                return CellVerdict(cell, Verdict.supported, f"{reason} It matches under {_axes_text(axes)}.")
+        return CellVerdict(cell, verdict, reason)
 
     def _measured_part(self, claim: Claim, requirement: Requirement) -> PartVerdict:
         """A part with its quantity, and the region it can be judged by; the verdict needs the other parts' number."""
@@ -184,6 +202,10 @@ class Judge:
     def _source(self, address: CellAddress) -> tuple[set[str], set[str]]:
         rows = self.measured.rows(address)
         return {row.dataset for row in rows}, {row.network for row in rows}
+
+
+def _axes_text(axes: Mapping[str, SettingValue]) -> str:
+    return "the reading " + ", ".join(f"{name} = {value}" for name, value in axes.items())
 
 
 def _decided(part: PartVerdict, family: int) -> PartVerdict:
@@ -292,7 +314,7 @@ def discovery_note(verdicts: Sequence[ClaimVerdict]) -> str:
     decided = [verdict.judged in (Verdict.supported, Verdict.contradicted) for verdict in judged]
     if not any(decided):
         return ""
-    adjusted = false_discovery([verdict.p for verdict in judged])
+    adjusted = false_discovery_control([verdict.p for verdict in judged])
     remain = sum(kept and p < FALSE_DISCOVERIES for kept, p in zip(decided, adjusted, strict=True))
     pairs = {
         frozenset(verdict.deciding.requirement.cells)

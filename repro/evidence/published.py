@@ -51,6 +51,10 @@ class CellAddress:
         """Build an address from a mapping of the varying axes."""
         return cls(table, method, metric, tuple(sorted((setting or {}).items())))
 
+    def under(self, axes: Mapping[str, SettingValue]) -> Self:
+        """The same cell with further axes in its setting."""
+        return self.of(self.table, self.method, self.metric, {**dict(self.setting), **axes})
+
     def __str__(self) -> str:
         axes = "".join(f", {name}={value}" for name, value in self.setting)
         return f"{self.table}[{self.method}, {self.metric}{axes}]"

@@ -158,6 +158,16 @@ def _effects_in(record: Record, measured: Measurements) -> Iterator[ReadingEffec
                 yield ReadingEffect(reading, record, address, *names, pairs)
 
 
+def metric_readings(measured: Measurements, table: str) -> list[dict[str, SettingValue]]:
+    """Other options of readings about a metric under which a record holds rows, e.g. `{score_space: logit}`."""
+    record = measured.records.get(table)
+    if record is None:
+        return []
+    axes = dict.fromkeys(axis for address in measured.addresses(table) for axis in address.setting)
+    found = [(name, value, _reading_of(name, record)) for name, value in axes]
+    return [{name: value} for name, value, reading in found if reading and ".metric." in reading.id]
+
+
 def _reading_of(axis: str, record: Record) -> Reading | None:
     """The ledger entry an axis switches; one about the metric goes first, since rows are measurements."""
     candidates = [reading for reading in readings_for(record.id) if reading.id.rpartition(".")[2] == axis]

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from repro.evidence.claims import Claim, Equals, Exceeds, Requirement
 from repro.evidence.comparison import ONE_TRAINING, CellComparison
+from repro.evidence.decisions import Region, Verdict, plan
 from repro.evidence.published import CellAddress, find_metric, find_table, own_label, rounding_interval
 from repro.evidence.settings import Difference
-from repro.evidence.statistics import Estimate, Region, Verdict, plan
+from repro.evidence.statistics import Estimate
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from html import escape
 
 from repro.evidence.claims import Equals
+from repro.evidence.decisions import Verdict
 from repro.evidence.judgement import ClaimVerdict
 from repro.evidence.published import published_table
 from repro.evidence.sentences import PartVerdict, short_text
-from repro.evidence.statistics import Verdict
 
 WIDTH, ROW, LEFT, RIGHT = 480, 38, 14, 466
 REACH = 3.0

@@ -13,12 +13,13 @@ from rich.console import Console
 from repro.catalogue import PAPERS, Preset, one_of
 from repro.evidence.claims import Equals
 from repro.evidence.comparison import CellComparison, compare, headline, run_unit
+from repro.evidence.decisions import Verdict
 from repro.evidence.judgement import SMOKE_REASON, CellVerdict, ClaimVerdict, Judge, write_stated
 from repro.evidence.published import CellAddress, find_metric
 from repro.evidence.readings import ReadingEffect
 from repro.evidence.record import Record, records_in
 from repro.evidence.sentences import PartVerdict, number, row_label, short_text
-from repro.evidence.statistics import Estimate, Verdict
+from repro.evidence.statistics import Estimate
 from repro.project import project_root, reports_root
 from repro.report.html import bullet_list, cell_name, data_table
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import stdev
 
+from repro.evidence.decisions import Region, decide
 from repro.evidence.record import Row, Setting
-from repro.evidence.statistics import Region, decide, paired_interval
+from repro.evidence.statistics import paired_interval
 from repro.studies.dfg import Study, Trained
 from repro.studies.rows import RowCollector
 from repro.training.dfg import LOSSES

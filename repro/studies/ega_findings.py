@@ -9,18 +9,14 @@ from itertools import combinations
 import numpy as np
 
 from repro.catalogue import Preset
+from repro.evidence.decisions import Region, Verdict, decide, holm, multiple_comparison_note
 from repro.evidence.published import smallest_effect
 from repro.evidence.statistics import (
     Estimate,
     Floats,
     Over,
-    Region,
-    Verdict,
-    decide,
-    holm,
     image_interval,
     mean_interval,
-    multiple_comparison_note,
     paired_interval,
     with_doubt,
 )

@@ -8,8 +8,9 @@ from pydantic import ValidationError
 
 from repro.catalogue import PAPERS
 from repro.evidence.claims import Claim, Exceeds, claims_for, load_claims, load_paper_claims
+from repro.evidence.decisions import decide
 from repro.evidence.published import CellAddress, load_published, published_table, rounding_interval
-from repro.evidence.statistics import Estimate, decide, interval_difference
+from repro.evidence.statistics import Estimate, interval_difference
 
 CLAIMS = [claim for paper in PAPERS for claim in load_claims(paper)]
 PRINTED = {table.address(cell): cell for paper in PAPERS for table in load_published(paper) for cell in table.cells}

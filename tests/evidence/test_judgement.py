@@ -11,11 +11,11 @@ from synthetic_records import SEEDS, make_record, moved, printed_records, sample
 from repro.catalogue import PAPERS
 from repro.evidence.claims import load_claims
 from repro.evidence.comparison import Measurements, compare, sample_key
+from repro.evidence.decisions import Verdict
 from repro.evidence.judgement import Judge, comparison_note
 from repro.evidence.published import CellAddress
 from repro.evidence.readings import reading_effects
 from repro.evidence.record import Row
-from repro.evidence.statistics import Verdict
 
 CLAIMS = {claim.id: claim for paper in PAPERS for claim in load_claims(paper)}
 PRINTED = printed_records()
@@ -64,6 +64,30 @@ def test_cells_that_match_and_cells_that_do_not():
     assert by_cell["scorecampp", "average_drop"].verdict == Verdict.contradicted
     assert {v.verdict for key, v in by_cell.items() if key != ("scorecampp", "average_drop")} == {Verdict.supported}
     assert "± 1 (margin) ± 0.005 (rounding)" in by_cell["gradcam", "win"].reason
+
+
+@pytest.mark.parametrize("table", PRINTED)
+def test_a_perfect_reproduction_of_a_table_matches_and_another_does_not(table):
+    judge = Judge({table: PRINTED[table]})
+    assert {cell.verdict for cell in judge.cells(table)} == {Verdict.supported}
+    moved_rows = [row.model_copy(update={"value": 1.5 * row.value + 20}) for row in PRINTED[table].rows]
+    other = Judge({table: PRINTED[table].model_copy(update={"rows": moved_rows})})
+    assert {cell.verdict for cell in other.cells(table)} == {Verdict.contradicted}
+
+
+def test_numbers_that_match_under_another_reading_are_not_contradicted():
+    """ScoreCAM++ prints logits: here rows on that scale equal the printed ones, those on probabilities mirror them."""
+    logit = [row.model_copy(update={"setting": {"score_space": "logit"}}) for row in PRINTED[TABLE3].rows]
+    plain = [row.model_copy(update={"value": 90 - row.value}) for row in PRINTED[TABLE3].rows]
+    record = PRINTED[TABLE3].model_copy(update={"rows": plain + logit})
+    judge = Judge({TABLE3: record})
+    assert {cell.verdict for cell in judge.cells(TABLE3)} == {Verdict.supported}
+    assert any("matches under the reading score_space = logit" in cell.reason for cell in judge.cells(TABLE3))
+    open_claims = [judge.claim(c) for c in CLAIMS.values() if c.tables == [TABLE3]]
+    assert open_claims
+    for claim in open_claims:
+        assert claim.verdict != Verdict.contradicted
+    assert any("Under the reading score_space = logit: ✓ supported" in claim.reason for claim in open_claims)
 
 
 def test_on_other_data_orderings_transfer_and_values_do_not():
