@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pathlib
 import re
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, StringConstraints
 
 Preset = Literal["smoke", "quick", "paper"]
 """Set of parameter values: plumbing in seconds, real but small data, or the paper's own."""
@@ -41,8 +41,11 @@ DatasetName = Literal[
 ]
 """Data sets of the registry that hold images."""
 
-ArchitectureName = Literal["small_cnn", "small_vit", "squeezenet1_0", "resnet20", "resnet18", "vgg19", "vit_b_16"]
-"""Classifiers to be explained."""
+ArchitectureName = (
+    Literal["small_cnn", "small_vit", "squeezenet1_0", "resnet20", "resnet18", "vgg19", "vit_b_16"]
+    | Annotated[str, StringConstraints(pattern=r"^(torchvision|timm):[A-Za-z0-9_.]+$")]
+)
+"""Classifiers to be explained; any of a library as `torchvision:NAME` or `timm:NAME`."""
 
 Gate = Literal["tanh", "relu", "sigmoid", "sigmoid_relu", "mish", "swish"]
 """Gate activations of ScoreCAM++ (Table 5); `sigmoid_relu` is the released code's "sigmoid"."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,15 @@ from torchvision import models as torchvision_models
 from torchvision.models import VisionTransformer, get_weight
 
 from repro.data.images import HALF, IMAGENET, Normalisation
-from repro.models.weights import Weights, load_into, read_weights
+from repro.models.weights import (
+    PACKAGE_ARCHITECTURE,
+    PUBLISHED,
+    Weights,
+    WeightsUnavailable,
+    in_order_of,
+    load_into,
+    read_weights,
+)
 from repro.vocabulary import ArchitectureName
 
 # ResNet-20 for CIFAR-10 (He 2016, §4.2), with the parameter names of the public weights that `quick` uses.
@@ -156,16 +165,18 @@ class Architecture:
 
     build: Callable[[int, int], nn.Module]
     """From the number of classes and the input size in pixels."""
-    target_layer: str
-    """Dotted name of the layer that is explained by default (digest scorecampp §1.5)."""
-    head: str
+    target_layer: str | None
+    """Dotted name of the layer that is explained by default (digest scorecampp §1.5); None: it has to be named."""
+    head: str | None
     """Dotted name of the last layer, which a fine-tuning to other classes replaces."""
     input_size: int = 224
     fixed_size: bool = False
     """True where the network takes no other input size."""
     normalisation: Normalisation = IMAGENET
-    torchvision: str | None = None
-    """The torchvision weights that `weights="torchvision"` stands for."""
+    published: str | None = None
+    """What `weights="torchvision"` or `"timm"` stands for: torchvision's name of its weights, or an address."""
+    imagenet: bool = False
+    """True where 1000 classes are ImageNet's."""
 
 
 def _squeezenet1_0(num_classes: int, _input_size: int) -> nn.Module:
@@ -194,24 +205,27 @@ def _small_cnn(num_classes: int, _input_size: int) -> nn.Module:
     return SmallCNN(num_classes)
 
 
-ARCHITECTURES: dict[ArchitectureName, Architecture] = {
+ARCHITECTURES: dict[str, Architecture] = {
     "small_cnn": Architecture(_small_cnn, "features", "head", input_size=64, normalisation=HALF),
     # Behind the last attention only the class token reaches the head, so `ln_1` is the last layer with gradients.
     "small_vit": Architecture(small_vit, "encoder.layers.encoder_layer_2.ln_1", "heads.head", 64, normalisation=HALF),
     "squeezenet1_0": Architecture(
-        _squeezenet1_0, "features.12", "classifier.1", torchvision="SqueezeNet1_0_Weights.IMAGENET1K_V1"
+        _squeezenet1_0, "features.12", "classifier.1", imagenet=True, published="SqueezeNet1_0_Weights.IMAGENET1K_V1"
     ),
     # Made for 32×32 images (CIFAR-10); the public weights were trained with ImageNet's normalisation.
     "resnet20": Architecture(_resnet20, "layer3", "linear", input_size=32),
-    "resnet18": Architecture(_resnet18, "layer4", "fc", torchvision="ResNet18_Weights.IMAGENET1K_V1"),
+    "resnet18": Architecture(_resnet18, "layer4", "fc", imagenet=True, published="ResNet18_Weights.IMAGENET1K_V1"),
     # 36 is the last max-pool (7×7, the released tables); the released figures use 35, the ReLU before it (14×14).
-    "vgg19": Architecture(_vgg19, "features.36", "classifier.6", torchvision="VGG19_Weights.IMAGENET1K_V1"),
+    "vgg19": Architecture(
+        _vgg19, "features.36", "classifier.6", imagenet=True, published="VGG19_Weights.IMAGENET1K_V1"
+    ),
     "vit_b_16": Architecture(
         _vit_b_16,
         "encoder.layers.encoder_layer_11.ln_1",
         "heads.head",
         fixed_size=True,
-        torchvision="ViT_B_16_Weights.IMAGENET1K_V1",
+        imagenet=True,
+        published="ViT_B_16_Weights.IMAGENET1K_V1",
     ),
 }
 """Every architecture `load_classifier` knows."""
@@ -231,9 +245,10 @@ def load_classifier(
     """Build a network, fill in its weights and put it into evaluation mode (on the CPU).
 
     Args:
-        architecture: a key of `ARCHITECTURES`.
+        architecture: a key of `ARCHITECTURES`, or `torchvision:NAME`, `timm:NAME` (see `architecture_of`).
         num_classes: number of logits.
-        weights: None (random, from `seed`), a state dict, a file, or `"torchvision"` (downloads); see `Weights`.
+        weights: None (random, from `seed`), a state dict, a file, `"torchvision"` or `"timm"` (downloads), or
+            `"package"`; see `Weights`.
         classes: class names in index order; by default ImageNet's where there are 1000, else `class 0`, `class 1`, ….
         input_size: height = width of the images in pixels; None takes the architecture's own.
         target_layer: dotted name of the layer to explain; None takes the architecture's own. For `vgg19` the
@@ -246,22 +261,108 @@ def load_classifier(
         ValueError: an unknown architecture or layer, an input size the architecture cannot take, or as many class
             names as there are not classes.
     """
-    plan = _architecture(architecture)
+    plan = architecture_of(architecture)
     size = _input_size(architecture, plan, input_size)
     names = _class_names(plan, num_classes, classes)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = plan.build(num_classes, size)
     if weights is not None:
-        load_into(network, read_weights(weights, plan.torchvision), plan.head, replace_head)
+        _fill(network, architecture, plan, weights, replace_head)
     layer = _submodule(architecture, network, target_layer or plan.target_layer)
     return Classifier(architecture, network.eval(), layer, plan.normalisation, size, names)
 
 
-def _architecture(name: str) -> Architecture:
-    if name not in get_args(ArchitectureName):
-        raise ValueError(f"architecture: {name!r} is unknown; choose one of {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[name]  # type: ignore[index]
+def architecture_of(name: str) -> Architecture:
+    """How to build a network: one of `ARCHITECTURES`, or any of a library as `torchvision:NAME` or `timm:NAME`.
+
+    Input size, normalisation and weights of the latter are the library's own configuration.
+
+    Raises:
+        ValueError: no network of that name; the message names the nearest ones.
+    """
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    library, _, model = name.partition(":")
+    if library == "timm" and model:
+        return _timm_architecture(model)
+    if library == "torchvision" and model:
+        return _torchvision_architecture(model)
+    near = difflib.get_close_matches(name, ARCHITECTURES, n=1)
+    hint = f"did you mean {near[0]!r}? Choose" if near else "choose"
+    raise ValueError(
+        f"architecture: {name!r} is unknown; {hint} one of {', '.join(ARCHITECTURES)}, or any network of a library: "
+        "torchvision:NAME, timm:NAME"
+    )
+
+
+def _timm_architecture(model: str) -> Architecture:
+    import timm
+
+    if not timm.is_model(model.partition(".")[0]):
+        near = difflib.get_close_matches(model, timm.list_models(), n=3)
+        raise ValueError(f"architecture: timm has no {model!r}; the nearest names are {', '.join(near) or 'none'}")
+    config = timm.get_pretrained_cfg(model) or timm.models.PretrainedCfg()
+
+    def build(classes: int, size: int) -> nn.Module:
+        resizes: dict[str, Any] = {"img_size": size} if config.fixed_input_size else {}
+        return timm.create_model(model, pretrained=False, num_classes=classes, **resizes)
+
+    return Architecture(
+        build,
+        None,
+        config.classifier if isinstance(config.classifier, str) else None,
+        config.input_size[-1],
+        normalisation=_normalisation(config.mean, config.std),
+        published=config.url if isinstance(config.url, str) else None,
+        imagenet=config.num_classes == 1000,
+    )
+
+
+def _normalisation(mean: Sequence[float], std: Sequence[float]) -> Normalisation:
+    (r, g, b), (s, t, u) = mean, std
+    return Normalisation((r, g, b), (s, t, u))
+
+
+def _torchvision_architecture(model: str) -> Architecture:
+    if model not in torchvision_models.list_models():
+        near = difflib.get_close_matches(model, torchvision_models.list_models(), n=3)
+        raise ValueError(
+            f"architecture: torchvision has no {model!r}; the nearest names are {', '.join(near) or 'none'}"
+        )
+    weights = torchvision_models.get_model_weights(model).DEFAULT
+    preset = weights.transforms()
+    if not hasattr(preset, "crop_size") or len(preset.mean) != 3:
+        raise ValueError(f"architecture: torchvision's {model} is no classifier of single images")
+
+    def build(classes: int, _size: int) -> nn.Module:
+        auxiliary = {"init_weights": True} if model in ("googlenet", "inception_v3") else {}
+        return torchvision_models.get_model(model, weights=None, num_classes=classes, **auxiliary)
+
+    size, scale = preset.crop_size[0], _normalisation(preset.mean, preset.std)
+    fixed = model.startswith("vit_")
+    return Architecture(build, None, None, size, fixed, scale, str(weights), imagenet=True)
+
+
+def _fill(network: nn.Module, architecture: str, plan: Architecture, weights: Weights, replace_head: bool) -> None:
+    assert weights is not None
+    if weights == "package" and architecture != PACKAGE_ARCHITECTURE:
+        raise ValueError(f"weights: 'package' holds those of {PACKAGE_ARCHITECTURE}, not of {architecture}")
+    if weights in PUBLISHED and weights != _library(architecture):
+        raise WeightsUnavailable(f"weights: {weights} has none for this architecture ({architecture}); give a file")
+    if replace_head and plan.head is None:
+        raise ValueError(
+            f"replace_head: the last layer of {architecture} has no known name; load the weights as they are"
+        )
+    state = read_weights(weights, plan.published)
+    if weights == "package":
+        with torch.random.fork_rng():
+            state = in_order_of(plan.build(1000, plan.input_size), state)
+    load_into(network, state, plan.head, replace_head)
+
+
+def _library(architecture: str) -> str:
+    return "timm" if architecture.startswith("timm:") else "torchvision"
 
 
 def _input_size(name: str, plan: Architecture, size: int | None) -> int:
@@ -275,8 +376,8 @@ def _input_size(name: str, plan: Architecture, size: int | None) -> int:
 def _class_names(plan: Architecture, num_classes: int, classes: Sequence[str] | None) -> tuple[str, ...]:
     if num_classes < 1:
         raise ValueError(f"num_classes: {num_classes}; expected at least 1")
-    if classes is None and num_classes == 1000 and plan.torchvision is not None:
-        return tuple(get_weight(plan.torchvision).meta["categories"])
+    if classes is None and num_classes == 1000 and plan.imagenet:
+        return tuple(get_weight("ResNet18_Weights.IMAGENET1K_V1").meta["categories"])
     if classes is None:
         return tuple(f"class {index}" for index in range(num_classes))
     if len(classes) != num_classes:
@@ -284,7 +385,12 @@ def _class_names(plan: Architecture, num_classes: int, classes: Sequence[str] | 
     return tuple(classes)
 
 
-def _submodule(architecture: str, network: nn.Module, name: str) -> nn.Module:
+def _submodule(architecture: str, network: nn.Module, name: str | None) -> nn.Module:
+    if name is None:
+        raise ValueError(
+            f"target_layer: which layer of {architecture} to explain has to be named; `repro.explain.layers(network)` "
+            "lists those that make sense, with their grids"
+        )
     try:
         return network.get_submodule(name)
     except AttributeError as error:

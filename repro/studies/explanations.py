@@ -18,7 +18,7 @@ from repro.explain.augmented import AugmentationSettings, AugmentedGradCAMPlusPl
 from repro.explain.engine import EngineSettings
 from repro.explain.gradient import GradCAM, GradCAMPlusPlus, LayerCAM, XGradCAM
 from repro.explain.score import ScoreCAMSettings, shared_score_maps
-from repro.files import content_hash, file_hash
+from repro.files import content_hash
 from repro.metrics.boxes import box_curves, center_gaussian
 from repro.metrics.faithfulness import (
     FaithfulnessSettings,
@@ -27,8 +27,8 @@ from repro.metrics.faithfulness import (
     explanation_scores,
 )
 from repro.metrics.faithfulness_metrics import InsertionDeletionSettings, insertion_deletion_curves
-from repro.models.classifiers import ArchitectureName, Classifier, load_classifier
-from repro.models.weights import find_weights
+from repro.models.classifiers import ArchitectureName, Classifier, architecture_of, load_classifier
+from repro.models.weights import weights_hash
 from repro.report.experiment import Experiment
 from repro.training.classifier import ClassifierRun, ClassifierSettings, predicted_classes, train_classifier
 from repro.training.device import device
@@ -170,9 +170,9 @@ def _load(settings: SubjectSettings, split: str, limit: int | None, size: int) -
 
 
 def _weights_hash(settings: SubjectSettings) -> str:
-    if settings.weights in (None, "torchvision"):
+    if settings.weights is None:
         return content_hash([settings.architecture, settings.weights, settings.seed])
-    return file_hash(find_weights(str(settings.weights)))
+    return weights_hash(settings.weights, architecture_of(settings.architecture).published)
 
 
 GRADIENT_METHODS = {"gradcam": GradCAM, "gradcampp": GradCAMPlusPlus, "xgradcam": XGradCAM, "layercam": LayerCAM}

