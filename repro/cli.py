@@ -406,6 +406,34 @@ def report(preset: PresetOption = "smoke") -> None:
 
 
 @app.command()
+def explain(
+    architecture: Annotated[str, typer.Option(help="timm:NAME, torchvision:NAME or one of the package's own")] = (
+        "timm:tf_efficientnet_lite0"
+    ),
+    weights: Annotated[str, typer.Option(help="a file, package, timm, torchvision, or random")] = "package",
+    images: Annotated[Path | None, typer.Option(help="folder of images; default: five photographs")] = None,
+    layer: Annotated[str | None, typer.Option(help="dotted name; default: the last one behind a rectifier")] = None,
+    classes: Annotated[int, typer.Option(min=1, help="number of the network's classes")] = 1000,
+    out: Annotated[Path | None, typer.Option(help="folder of the page; default: reports/own")] = None,
+) -> None:
+    """Explain your own network on your own pictures: maps by every method, faithfulness, one offline page."""
+    from repro.studies.own import COLUMNS, PHOTOS, explain_images, write_study
+
+    try:
+        chosen = None if weights == "random" else weights
+        study = explain_images(architecture, chosen, images or PHOTOS, layer=layer, num_classes=classes)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    table = RichTable(*COLUMNS)
+    for row in study.rows:
+        table.add_row(*row)
+    console.print(table)
+    for name, fact in study.facts.items():
+        console.print(f"{name}: {fact}", markup=False)
+    console.print(f"written: {write_study(study, out or reports_root() / 'own')}", markup=False)
+
+
+@app.command()
 def bench(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="scripts of benchmarks/")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="a trial of seconds, into benchmarks/output/")] = False,

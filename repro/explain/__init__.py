@@ -19,6 +19,7 @@ from repro.explain.score import (
     score_map_lowres,
     shared_score_maps,
 )
+from repro.explain.show import overlay
 
 __all__ = [
     "RELEASED_AUGMENTATION",
@@ -41,6 +42,7 @@ __all__ = [
     "SuperResolutionSettings",
     "XGradCAM",
     "layers",
+    "overlay",
     "score_map",
     "score_map_lowres",
     "shared_score_maps",

@@ -269,7 +269,7 @@ def load_classifier(
         network = plan.build(num_classes, size)
     if weights is not None:
         _fill(network, architecture, plan, weights, replace_head)
-    layer = _submodule(architecture, network, target_layer or plan.target_layer)
+    layer = _submodule(architecture, network, plan.target_layer if target_layer is None else target_layer)
     return Classifier(architecture, network.eval(), layer, plan.normalisation, size, names)
 
 
