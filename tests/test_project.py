@@ -71,7 +71,7 @@ def test_the_lock_has_hashes_no_addresses_and_every_dependency(name: str) -> Non
     assert text.count("==") <= text.count("--hash=sha256:")
     project = tomllib.loads((code_root() / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    whole = project["dependencies"] + extras["dev"]
+    whole = project["dependencies"] + extras["notebooks"] + extras["dev"]
     wanted = next((extras[extra] for extra in ("cluster", "docs") if extra in name), whole)
     names = {re.split(r"[<>=!~\[ ]", requirement)[0].lower() for requirement in wanted}
     assert names <= {package.lower() for package in locked(name)}

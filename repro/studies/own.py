@@ -168,7 +168,8 @@ def explain_images(
     )
     key = weights_hash(weights, architecture_of(architecture).published) if weights else "random, seed 0"
     subject = Subject(settings, classifier, images, targets, 100.0, key, None)
-    maps = make_maps(subject, slice(0, len(pixels)), methods, augmented_copies)
+    made = make_maps(subject, slice(0, len(pixels)), methods, augmented_copies)
+    maps = {name: cam.cpu() for name, cam in made.items()}
     return OwnStudy(
         subject,
         chosen,
