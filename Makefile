@@ -18,7 +18,7 @@ test: .venv/ready .venv-cluster/ready .venv-docs/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout 300 --ignore=notebooks/own notebooks
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout 300 notebooks
 
 # On an idle machine; the committed results and the README's speed table are renewed.
 bench: .venv/bench

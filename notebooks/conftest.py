@@ -2,6 +2,8 @@
 
 import pytest
 
+collect_ignore = ["own"]  # minutes of masked passes on real photographs; `tests/explain/test_own.py` runs its cells small
+
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.nbval:
