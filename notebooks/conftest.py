@@ -2,7 +2,9 @@
 
 import pytest
 
-collect_ignore = ["own"]  # minutes of masked passes on real photographs; `tests/explain/test_own.py` runs its cells small
+collect_ignore = [
+    "own"
+]  # minutes of masked passes on real photographs; `tests/explain/test_own.py` runs its cells small
 
 
 def pytest_configure(config: pytest.Config) -> None:

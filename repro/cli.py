@@ -171,6 +171,7 @@ def train_ega_tables(
 
     The notebook run afterwards finds them in the run store. An interrupted command continues where it was.
     """
+    _check_devices(devices)
     values = _values(f"ega/{table}", preset, set_)
     if values.get("batch_size", devices) < devices:
         raise UserError(
@@ -211,18 +212,24 @@ def _launched() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def _torchrun(devices: int) -> int:
-    """This very command once per device; status of the first that failed.
+def _check_devices(devices: int) -> None:
+    """Refuse before anything is read or started.
 
     Raises:
         UserError: there are not that many devices.
     """
+    if devices == 1:
+        return
     import torch
 
     there = torch.cuda.device_count() or os.cpu_count() or 1
     if devices > there:
         kind = "GPUs" if torch.cuda.is_available() else "cores"
         raise UserError(f"--devices {devices}: this machine has {there} {kind}")
+
+
+def _torchrun(devices: int) -> int:
+    """This very command once per device; status of the first that failed."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
     return subprocess.run([*launcher, "-m", "repro.cli", *sys.argv[1:]], check=False).returncode
 

@@ -38,7 +38,7 @@ def stale_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Edit:
     [
         ("losses/dfg.py", "return ", "return 2 * ", {"dfg"}),
         ("losses/cam.py", "return ", "return 2 * ", {"ega"}),
-        ("explain/augmented_grad_cam.py", "return ", "return 2 * ", {"scorecampp"}),
+        ("explain/augmented.py", "return ", "return 2 * ", {"scorecampp"}),
         ("losses/dfg.py", "return ", "# a comment\n    return ", set()),
         ("losses/cam.py", '"""', '"""Other words. ', set()),
         ("losses/cam.py", '"""', '# Copyright: somebody else\n"""', set()),

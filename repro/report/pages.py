@@ -249,7 +249,7 @@ def _answer(table: Table, preset: Preset, judge: Judge, home: str) -> str:
         "ran": _ran(record) if record else "",
         "instead": [x for x in compare_settings(table.id, record)[:2] if x.state == "differs"] if record else [],
         "command": f"repro run {table.id}" + (f" --preset {preset}" if preset != "smoke" else ""),
-        "claims": f"{home}{claims_file(table.paper)}#{table.id.replace('/', '-')}",
+        "claims": home + claims_file(table.paper) + (f"#{table.id.replace('/', '-')}" if judged else ""),
         "differences": f"{home}differences.html#{table.id.replace('/', '-')}",
     }
     return environment().get_template("answer.html.j2").render(context)

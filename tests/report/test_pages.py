@@ -62,7 +62,8 @@ def test_a_notebook_with_everything_becomes_a_whole_page(tmp_path, monkeypatch):
     ]
     folder = tmp_path / "reports" / "smoke" / "ega" / "x"
     folder.mkdir(parents=True)
-    (folder.parents[1] / "index.html").write_text("")
+    for page in ("index.html", "claims-ega.html", "differences.html"):
+        (folder.parents[1] / page).write_text('<h2 id="ega-x"></h2>')
     (folder / "result.json").write_text("{}")
     nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "notebook.ipynb")
     monkeypatch.setattr(Table, "title", "x & y")

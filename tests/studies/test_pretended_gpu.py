@@ -39,6 +39,7 @@ WAITS = {
     "explain/layer.py",
     "metrics/faithfulness.py",
     "models/class_scores.py",
+    "studies/explanations.py",  # whether a batch of maps and scores is finite
 }
 
 
@@ -50,13 +51,17 @@ def test_scorecampp(tmp_path: Path) -> None:
         store = RunStore(tmp_path)
         subject = prepare_subject(settings, store)
         training = dict(gpu.waits)
-        steps = {line: count for line, count in gpu.copies.items() if line.startswith("training/classifier.py")}
+        steps = {
+            line: count
+            for line, count in gpu.copies.items()
+            if line.startswith("training/classifier.py") and line.endswith("_fit")
+        }
         gpu.waits.clear()
         explanations = explain(
             subject, PAPER_METHODS, FaithfulnessSettings(), store, insertion_steps=2, augmented_copies=2
         )
     assert sum(training.values()) == 1, training  # the losses, once in 50 steps
-    assert sorted(steps.values())[:2] == [4, 4], steps  # images and labels, once a step
+    assert list(steps.values()) == [4, 4], steps  # images and labels, once a step
     assert {line.split(":")[0] for line in gpu.waits} <= WAITS, gpu.waits
     batches = 2
     assert gpu.waits.total() <= 80 * batches, gpu.waits
@@ -91,4 +96,4 @@ def test_ega(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         study.localise(trial.settings, 0)
     assert not gpu.waits
     assert gpu.work["cuda"] > 40
-    assert gpu.work["cpu"] <= 28, "more than the look at a network's shapes"
+    assert gpu.work["cpu"] <= 56, "more than two looks at a network's shapes"
