@@ -60,3 +60,16 @@ def test_every_document_is_in_the_navigation():
     listed = set(re.findall(r"[\w/-]+\.md", str(yaml.safe_load(text)["nav"])))
     documents = {path.relative_to(code_root() / "docs").as_posix() for path in (code_root() / "docs").rglob("*.md")}
     assert listed == documents
+
+
+def test_a_citation_of_a_paper_leads_to_its_section():
+    root = code_root()
+    sources = [p for kind in ("repro/**/*.py", "repro/**/*.yaml", "docs/*.md") for p in root.glob(kind)]
+    cited = {found for p in sources for found in re.findall(r"docs/papers/(\w+)\.md §([\d.]*\d)", p.read_text())}
+    assert len(cited) > 10
+    headings = {
+        (path.stem, number)
+        for path in (root / "docs/papers").glob("*.md")
+        for number in re.findall(r"^#{2,3} ([\d.]*\d)\.? ", path.read_text(), flags=re.MULTILINE)
+    }
+    assert cited <= headings, sorted(cited - headings)

@@ -2,7 +2,7 @@
 
 The paper (Gao 2023, Electronics 12(23) 4846) released no code and its text gives no constants. This is a
 *reconstruction*: Grad-CAM++ in the place of Grad-CAM in Augmented Grad-CAM (Morbidelli, ICASSP 2020), whose
-released code states every constant used here (digest §2).
+released code states every constant used here (docs/papers/scorecampp.md §2).
 """
 
 import math
@@ -28,7 +28,7 @@ class SuperResolutionSettings:
 
     D samples at the cell centres; the released D (TensorFlow 1's resize) samples at the cells' corners, which
     shifts the map by half a cell. With the published step and iterations v is far from converged (Adam moves
-    at most `learning_rate` per step): raise `learning_rate` to 1e-2 for a sharp map (digest §2).
+    at most `learning_rate` per step): raise `learning_rate` to 1e-2 for a sharp map (docs/papers/scorecampp.md §2).
     """
 
     total_variation: float = 0.002
@@ -83,7 +83,7 @@ RELEASED_AUGMENTATION = AugmentationSettings(
     inverse_warp=False,
     normalise="minmax",
 )
-"""AquillaNatus/ScoreCAMpp 22c2d3a, the notebook behind Tables 1-4 (r = 100). No baseline: digest §0 (4)."""
+"""AquillaNatus/ScoreCAMpp 22c2d3a, behind Tables 1-4 (r = 100). No baseline: docs/papers/scorecampp.md §0 (4)."""
 
 
 def draw_warps(settings: AugmentationSettings, size: tuple[int, int], *, identity_first: bool) -> Affine:

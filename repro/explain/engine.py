@@ -37,7 +37,7 @@ from repro.vocabulary import Gate
 
 Baseline = Literal["none", "input", "black"]
 
-# CPU: beyond 8 images of 224² the activations leave the cache (digest §4); smaller images, larger batches.
+# CPU: beyond 8 images of 224² the activations leave the cache (measured); smaller images, larger batches.
 _PIXELS_AT_ONCE = {"cpu": 8 * 224**2, "cuda": 128 * 224**2}
 _PIXELS_AT_ONCE_OTHER = 32 * 224**2
 # Of the largest logit; rounding alone stays a tenth below. Half precision hides too much to trust a rewritten graph.

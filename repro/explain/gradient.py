@@ -3,7 +3,7 @@
 Notation: activation A (n, k, h, w), gradient g = ∂y^c/∂A, S_k = Σ_ab A_ab. Gradients are taken to the
 activation only: none is computed for a parameter, and nothing before the layer is differentiated. All
 divisions are masked where their denominator is zero; no epsilon is added anywhere (an epsilon of 1e-6 is as
-large as 2g² on ResNet-18's last stage and turns Grad-CAM++ into another method: digest §1.3).
+large as 2g² on ResNet-18's last stage and turns Grad-CAM++ into another method: docs/papers/scorecampp.md §1.3).
 """
 
 from abc import abstractmethod

@@ -80,7 +80,7 @@ SCORE_CAM_PRESETS: Mapping[str, ScoreCAMSettings] = MappingProxyType(
     {
         # Score-CAM paper, Algorithm 1, section 3.2: post-softmax scores, black baseline, channel softmax.
         "paper": ScoreCAMSettings(baseline="black", channel_softmax=True, summed_map="lowres", skip_constant=False),
-        # ScoreCAM++ paper, eq. 3-7 to the letter: minus f(X), no softmax. Degenerate (digest §1.4).
+        # ScoreCAM++ paper, eq. 3-7 to the letter: minus f(X), no softmax. Degenerate (docs/papers/scorecampp.md §1.4).
         "scorecampp_paper": ScoreCAMSettings(baseline="input", summed_map="lowres", skip_constant=False),
         # AquillaNatus/ScoreCAMpp 22c2d3a, cam/scorecam.py: the same method as haofanwang's.
         "released": ScoreCAMSettings(),
@@ -109,8 +109,8 @@ RELEASED_SCORE_CAM_PLUS_PLUS = ScoreCAMSettings(gate="tanh")
 """AquillaNatus/ScoreCAMpp 22c2d3a, cam/scorecampp_variants.py, class ScoreCAM_both.
 
 The paper's eq. (10) subtracts f(X) from each weight. Masking an image nearly always lowers a confident network's score,
-so these weights are nearly all negative and the ReLU of eq. (9) leaves an all-zero map (86-99 % of maps in the digest's
-toy, §1.4). The released code subtracts nothing, and so does this default.
+so these weights are nearly all negative and the ReLU of eq. (9) leaves an all-zero map (86-99 % of maps in a
+toy, docs/papers/scorecampp.md §1.4). The released code subtracts nothing, and so does this default.
 """
 SCORE_CAM_PLUS_PLUS_PRESETS: Mapping[str, ScoreCAMSettings] = MappingProxyType(
     {

@@ -114,7 +114,7 @@ def area_matched(
     """`masks`^γ with γ > 0 such that its mean is `target_area`: the same ranking of pixels, another area.
 
     The mean falls strictly with γ wherever some pixel lies inside 0..1, so bisection on log γ finds it
-    (digest scorecampp §1.4, the control row). γ stays within e^±10.
+    (docs/papers/scorecampp.md §1.4, the control row). γ stays within e^±10.
 
     Args:
         masks: 0..1 (the output of `explanation_maps`).
@@ -153,12 +153,12 @@ CONSTANT_RELATIVE_SPAN = 1e-6
 
 
 class FaithfulnessSettings(BaseModel):
-    """Every choice that Average Drop and its relatives leave open (digest scorecampp §3)."""
+    """Every choice that Average Drop and its relatives leave open (docs/papers/scorecampp.md §3)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     score_space: ScoreSpace = "probability"
-    """The paper says probability; its released code and printed numbers are logits (digest §0, row 2)."""
+    """The paper says probability; its code and printed numbers are logits (docs/papers/scorecampp.md §0, row 2)."""
     background: Background = "mean"
     """What replaces hidden pixels. The released code multiplies the normalised tensor, which is `mean`."""
     normalise: Literal["fullres", "lowres"] = "fullres"

@@ -93,7 +93,7 @@ class IncreaseInConfidence(PerImageMetric):
 class AverageLogitDrop(PerImageMetric):
     """Average Drop in Logit (§6.4, Table 7): mean of y(X) − y(X∘(1−E)) in logits; higher is better.
 
-    The paper gives no formula and its authors no code; this is the natural reading (digest scorecampp §3).
+    The paper gives no formula and its authors no code; this is the natural reading (docs/papers/scorecampp.md §3).
     """
 
     higher_is_better = True

@@ -166,7 +166,7 @@ class Architecture:
     build: Callable[[int, int], nn.Module]
     """From the number of classes and the input size in pixels."""
     target_layer: str | None
-    """Dotted name of the layer that is explained by default (digest scorecampp §1.5); None: it has to be named."""
+    """Dotted name of the layer explained by default (docs/papers/scorecampp.md §1.5); None: it has to be named."""
     head: str | None
     """Dotted name of the last layer, which a fine-tuning to other classes replaces."""
     input_size: int = 224

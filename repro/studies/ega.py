@@ -40,7 +40,7 @@ READINGS: Mapping[EGAReading, dict[str, Any]] = {
         name: getattr(EGASettings.released(), name) for name in ("attack", "batch_norm", "entropy", "reduction")
     },
 }
-"""What each reading changes in the paper's EGA; `released` is the authors' whole script (digest §0)."""
+"""What each reading changes in the paper's EGA; `released` is the authors' whole script (docs/papers/ega.md §0)."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ class TrainingSettings(BaseModel):
     """Optimiser, schedule, batches and augmentation of a CAM training: what it needs beside its method.
 
     EGA §4.1 says only "resized to 256, randomly cropped to 224, fine-tuned"; the other defaults are DANet's for CUB,
-    whose head and protocol text EGA shares (digest §3). Readings: `ega.optimiser.*`.
+    whose head and protocol text EGA shares (docs/papers/ega.md §3). Readings: `ega.optimiser.*`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

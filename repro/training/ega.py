@@ -114,9 +114,9 @@ class EGASettings(AdversarialSettings):
     def released(
         cls, training: TrainingSettings | None = None, batch_norm: Literal["dual", "shared"] = "shared"
     ) -> "EGASettings":
-        """What the authors' public code computes: a normalised-space attack in train mode and an entropy without
-        gradient (digest §0), and one mean cross-entropy over both halves. Its VGG has no batch norm, hence `shared`;
-        its Inception-v3 has dual ones. The optimiser stays the caller's."""
+        """What the authors' public code computes: a normalised-space attack in train mode, an entropy without gradient
+        (docs/papers/ega.md §0), and one mean cross-entropy over both halves. Its VGG has no batch norm: `shared`; its
+        Inception-v3 has dual ones. The optimiser stays the caller's."""
         return cls(
             attack=AttackSettings.released(),
             batch_norm=batch_norm,
