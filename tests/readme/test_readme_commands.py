@@ -8,6 +8,7 @@ real command line, with its presets and parameters validated, as far as the deci
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,7 @@ HOW = {
     "repro plan scorecampp --preset smoke": "executed",
     "repro runs list": "executed",
     "repro run ega --preset paper --executor slurm --dry-run": "rehearsed: needs the extra cluster",
+    "repro explain --images FOLDER": "executed on one photograph",
     "repro data list": "executed",
     "repro data prepare fashion_mnist --from FOLDER": "executed on an empty folder: names the missing archives",
     "repro data check fashion_mnist": "executed without data: says what is missing",
@@ -53,6 +55,7 @@ EXPECTED_TEXT = {
     "repro train ega table1_cub --preset paper --devices 2": "would train ega/table1_cub paper",
     "repro verdicts --preset quick --paper scorecampp": "scorecampp.c",
     "repro plan scorecampp --preset smoke": "Predicted cost",
+    "repro explain --images FOLDER": "written: ",
     "repro data list": "fashion_mnist",
     "repro data prepare fashion_mnist --from FOLDER": "train-images-idx3-ubyte.gz is missing",
     "repro data check fashion_mnist": "fashion_mnist: not usable",
@@ -95,6 +98,10 @@ def as_run(command: str, clone: Path) -> list[str]:
         return [*words, f"IDS={SMALL_TABLE}"]
     if HOW[command].startswith("rehearsed"):
         return [sys.executable, str(clone / "tests" / "readme" / "rehearsal.py"), *words[1:]]
+    if command.startswith("repro explain"):
+        (clone.parent / "pictures").mkdir(exist_ok=True)
+        shutil.copy(clone / "repro/data/photos/chelsea.jpg", clone.parent / "pictures")
+        return [str(clone.parent / "pictures") if word == "FOLDER" else word for word in words]
     if "FOLDER" in words:
         (clone.parent / "archives").mkdir(exist_ok=True)
         return [str(clone.parent / "archives") if word == "FOLDER" else word for word in words]

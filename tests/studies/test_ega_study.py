@@ -280,6 +280,7 @@ def test_the_train_command_fills_the_store_for_the_notebook(tmp_path: Path, monk
     assert "cam, network = vgg16, seed 0: trained in" in first.output
     assert "already trained" in CliRunner().invoke(app, command).output
     assert len(list(tmp_path.glob("cam/*/result.json"))) == 1
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
     many = CliRunner().invoke(app, [*command, "--devices=21"])
     assert "batch_size 20 leaves some of 21 devices without an image" in str(many.exception)  # before any is started
     wrong = CliRunner().invoke(app, [*command, "--set=epoch=3"])
